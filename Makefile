@@ -1,0 +1,55 @@
+# make run        train and judge on synthetic conversations -> runs/demo/
+# make test       every check; the last line is pytest's
+# make docs       the site, from the notebooks' saved outputs -> _docs/
+# make notebooks  execute all notebooks in place, so that pages and README show fresh outputs
+# Each sets up .venv first. PYTHON=python3.12 make ... picks another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+KATEX := node_modules/katex/dist
+# one thread a process: two notebooks or two jobs share the machine without getting in each other's way
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND ?= agg
+
+.PHONY: run test docs notebooks readme clean
+.DELETE_ON_ERROR:
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# what running needs, and no more
+.venv/.run: settings.ini setup.py constraints.txt | .venv/bin/python
+	$(PIP) -e .
+	@touch $@
+
+# what developing needs besides
+.venv/.dev: settings.ini setup.py constraints.txt | .venv/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/.run
+
+run: .venv/.run
+	$(BIN)/gsdnet benchmark synthetic --models gsdnet,zero_fill,bigru --rates 0,0.3,0.5,0.7 --seeds 3 --jobs 2 --out runs/demo
+
+# formulas that need no network, where npm is at hand; elsewhere the pages load KaTeX from its CDN
+$(KATEX):
+	-@! command -v npm >/dev/null || npm install --silent --prefix . --no-save --no-package-lock --no-audit --no-fund katex@0.16.11
+
+docs: .venv/.dev $(KATEX)
+	$(BIN)/python tools/build_docs.py --katex $(KATEX)
+
+notebooks: .venv/.dev
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/run_notebooks.py
+	$(BIN)/python tools/build_readme.py
+
+readme: .venv/.dev
+	$(BIN)/python tools/build_readme.py
+
+test: .venv/.dev $(KATEX)
+	$(BIN)/python tools/check_sync.py
+	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/python tools/build_docs.py --katex $(KATEX)
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf _docs _proc build runs/demo

@@ -1,0 +1,63 @@
+"""Build the documentation site from the saved notebooks where Quarto is not at hand.
+
+`nbdev_docs` is the same pipeline with Quarto at its end: both start from nbdev's processed notebooks
+(API entries from docments, hidden cells dropped, symbols linked) and both read `_quarto.yml`.
+Any warning of the renderer and any broken link ends the build with an error.
+"""
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from fastcore.script import call_parse
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+KATEX_CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/")
+OUTPUT_FILE = re.compile(r'\s*"output-file: ([\w.-]+)\.html\\n",?')
+
+
+def use_final_names(folder, base_url):
+    "Name processed notebooks after their `output-file`, as Quarto does, and make links among them relative."
+    names = {}
+    for nb in folder.glob("*.ipynb"):
+        found = OUTPUT_FILE.search(nb.read_text(encoding="utf-8"))
+        if found: names[nb.name] = f"{found[1]}.ipynb"
+    for file in [*folder.glob("*.ipynb"), folder / "_quarto.yml"]:
+        text = OUTPUT_FILE.sub("", file.read_text(encoding="utf-8")).replace(base_url, "")
+        for old, new in names.items(): text = re.sub(rf"(?<![\w/]){re.escape(old)}", new, text)
+        file.unlink()
+        (folder / names.get(file.name, file.name)).write_text(text, encoding="utf-8")
+
+
+def smalldocs(command, folder, *flags):
+    "Run a smalldocs command on the processed notebooks; a complaint ends the build."
+    done = subprocess.run([sys.executable, "-m", "smalldocs.cli", command, *flags, str(folder)])
+    if done.returncode: sys.exit(f"smalldocs {command} found something to mend in the notebooks or _quarto.yml (above)")
+
+
+@call_parse
+def main(
+    katex: Path = None, # a `katex/dist` folder to copy, so that formulas show without a network
+):
+    "Render `nbs_path` to `doc_path`."
+    cfg = get_config()
+    refresh_quarto_yml()
+    proc = proc_nbs(force=True, n_workers=2)
+    missing = {p.name for p in nbglob(as_path=True)} - {p.name for p in proc.glob("*.ipynb")}
+    if missing: sys.exit(f"nbdev did not process {', '.join(sorted(missing))}: see the messages above")
+    use_final_names(proc, f"{cfg.doc_host}{cfg.doc_baseurl}/")
+    smalldocs("render", proc, "--strict", "--quiet")
+    smalldocs("check", proc)
+    site = proc / cfg.doc_path.name
+    if katex and katex.is_dir():
+        shutil.copytree(katex, site / "site_libs/katex")
+        for page in site.glob("*.html"):
+            html = page.read_text(encoding="utf-8")
+            page.write_text(KATEX_CDN.sub("site_libs/katex/", html), encoding="utf-8")
+    shutil.rmtree(cfg.doc_path, ignore_errors=True)
+    shutil.move(site, cfg.doc_path)
+    print(f"{len(list(cfg.doc_path.glob('*.html')))} pages in {cfg.doc_path.name}/")
