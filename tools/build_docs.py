@@ -4,6 +4,7 @@
 (API entries from docments, hidden cells dropped, symbols linked) and both read `_quarto.yml`.
 Any warning of the renderer and any broken link ends the build with an error.
 """
+import json
 import re
 import shutil
 import subprocess
@@ -17,7 +18,18 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 KATEX_CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/")
+FONTS_CDN = re.compile(r'@import\s*(url\()?["\']?https://fonts\.[^;]*;')
+TITLE_CELL = re.compile(r"#\s[^\n]+(\s*\n>\s[^\n]+)?\s*")
 OUTPUT_FILE = re.compile(r'\s*"output-file: ([\w.-]+)\.html\\n",?')
+
+
+def check_titles(paths):
+    "Refuse prose in a title cell: nbdev makes the page's title and subtitle of it and drops the rest."
+    for path in paths:
+        cell = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+        if cell["cell_type"] == "markdown" and not TITLE_CELL.fullmatch("".join(cell["source"])):
+            sys.exit(f"{path.name}: the first cell must hold `# Title` and one `> line`, the rest of it would be lost: "
+                     "put it in a cell of its own")
 
 
 def use_final_names(folder, base_url):
@@ -33,6 +45,12 @@ def use_final_names(folder, base_url):
         (folder / names.get(file.name, file.name)).write_text(text, encoding="utf-8")
 
 
+def edit(paths, pattern, replacement):
+    "Replace `pattern` in each file."
+    for path in paths:
+        path.write_text(pattern.sub(replacement, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def smalldocs(command, folder, *flags):
     "Run a smalldocs command on the processed notebooks; a complaint ends the build."
     done = subprocess.run([sys.executable, "-m", "smalldocs.cli", command, *flags, str(folder)])
@@ -45,6 +63,7 @@ def main(
 ):
     "Render `nbs_path` to `doc_path`."
     cfg = get_config()
+    check_titles(nbglob(as_path=True))
     refresh_quarto_yml()
     proc = proc_nbs(force=True, n_workers=2)
     missing = {p.name for p in nbglob(as_path=True)} - {p.name for p in proc.glob("*.ipynb")}
@@ -53,11 +72,10 @@ def main(
     smalldocs("render", proc, "--strict", "--quiet")
     smalldocs("check", proc)
     site = proc / cfg.doc_path.name
+    edit(site.rglob("*.css"), FONTS_CDN, "") # the system's fonts do, and no reader is reported to a font server
     if katex and katex.is_dir():
         shutil.copytree(katex, site / "site_libs/katex")
-        for page in site.glob("*.html"):
-            html = page.read_text(encoding="utf-8")
-            page.write_text(KATEX_CDN.sub("site_libs/katex/", html), encoding="utf-8")
+        edit(site.glob("*.html"), KATEX_CDN, "site_libs/katex/")
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(site, cfg.doc_path)
     print(f"{len(list(cfg.doc_path.glob('*.html')))} pages in {cfg.doc_path.name}/")

@@ -1,0 +1,118 @@
+"""The package as it is installed: what it imports, what it hands out, and that its files agree with each other."""
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+import gsdnet
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ConfigParser(delimiters=["="])
+CONFIG.read(ROOT / "settings.ini", encoding="utf-8")
+CONFIG = CONFIG["DEFAULT"]
+MODULES = sorted(p.stem for p in (ROOT / "gsdnet").glob("*.py") if not p.stem.startswith("_"))
+DEVELOPMENT = {"nbdev", "fastcore", "execnb", "IPython", "jupyter", "nbclient", "nbconvert", "pytest", "hypothesis",
+               "networkx", "pygsp", "smalldocs", "jupytext"}
+DISTRIBUTIONS = {"torch_geometric": "torch-geometric", "sklearn": "scikit-learn"}
+REQUIRED = {re.split(r"[\[<>=!~]", r)[0] for r in CONFIG["requirements"].split()}
+
+
+def notebooks():
+    "The number of each module's notebook."
+    found = {}
+    for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
+        name = re.search(r"#\| default_exp (\w+)", path.read_text(encoding="utf-8"))
+        if name: found[name[1]] = int(path.name[:2])
+    return found
+
+
+def imports(module):
+    "Absolute and relative names that a module imports anywhere, inside functions too."
+    outside, inside = set(), set()
+    for node in ast.walk(ast.parse((ROOT / f"gsdnet/{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): outside |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level: outside.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ImportFrom): inside |= {node.module} if node.module else {a.name for a in node.names}
+    return outside, inside
+
+
+def test_runs_without_the_development_tools():
+    "Every module imports where nbdev, fastcore, IPython and their like cannot be imported at all."
+    code = f"""if True:
+        import importlib, sys
+        banned = {sorted(DEVELOPMENT - {"networkx"})!r}
+        class Nowhere:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in banned: raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        sys.meta_path.insert(0, Nowhere())
+        import gsdnet
+        for name in {MODULES!r}: importlib.import_module(f"gsdnet.{{name}}")
+        loaded = [name for name in banned if name in sys.modules]
+        assert not loaded, loaded
+        print("ok")
+    """
+    done = subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "ok"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_what_is_required(module):
+    outside = {name for name in imports(module)[0] if name not in sys.stdlib_module_names}
+    assert not outside & DEVELOPMENT
+    assert {DISTRIBUTIONS.get(name, name) for name in outside} <= REQUIRED
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_comes_from_a_notebook_and_imports_from_those_above(module):
+    number = notebooks()
+    assert module in number, f"gsdnet/{module}.py has no notebook: delete it or write the notebook"
+    below = {name for name in imports(module)[1] if number.get(name, 0) >= number[module]}
+    assert not below, f"{module} imports from notebooks with larger numbers"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_says_what_it_hands_out(module):
+    loaded = importlib.import_module(f"gsdnet.{module}")
+    assert loaded.__all__ and loaded.__doc__
+    assert len(set(loaded.__all__)) == len(loaded.__all__)
+    for name in loaded.__all__:
+        thing = getattr(loaded, name)
+        if callable(thing): assert thing.__doc__, f"{module}.{name} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_are_short(module):
+    tree = ast.parse((ROOT / f"gsdnet/{module}.py").read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno + 1 > 40}
+    assert not long, "at most 40 lines a function"
+
+
+def test_versions_agree():
+    assert gsdnet.__version__ == CONFIG["version"]
+    assert f"\nversion: {CONFIG['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[?([\w.]+)\]?", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[1]
+    assert newest in (CONFIG["version"], "Unreleased")
+
+
+def test_readme_is_the_index():
+    sys.path.insert(0, str(ROOT / "tools"))
+    nbformat = pytest.importorskip("nbformat")
+    build_readme = pytest.importorskip("build_readme")
+    text, figures = build_readme.render(nbformat.read(ROOT / "nbs/index.ipynb", as_version=4), "nbs/index_files")
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == text, "run `make readme`"
+    for name, data in figures.items(): assert (ROOT / name).read_bytes() == data, f"{name}: run `make readme`"
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target: assert (ROOT / target).exists(), f"README.md points to {target}"
+
+
+def test_site_configuration_names_every_notebook():
+    sidebar = (ROOT / "_quarto.yml").read_text(encoding="utf-8")
+    assert (ROOT / "nbs/_quarto.yml").resolve() == ROOT / "_quarto.yml"
+    assert not [p.name for p in (ROOT / "nbs").glob("*.ipynb") if p.name not in sidebar]
