@@ -29,7 +29,7 @@ def check_titles(paths):
         cell = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
         if cell["cell_type"] == "markdown" and not TITLE_CELL.fullmatch("".join(cell["source"])):
             sys.exit(f"{path.name}: the first cell must hold `# Title` and one `> line`, the rest of it would be lost: "
-                     "put it in a cell of its own")
+                     "put it in a cell of its own, or let tools/run_notebooks.py do so")
 
 
 def use_final_names(folder, base_url):

@@ -6,13 +6,14 @@ Cells under `#| eval: false` or a directive named in `tst_flags` keep the output
     python tools/run_notebooks.py --path nbs/01_spectrum.ipynb     one notebook (or a glob, in quotes)
 """
 import os
+import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
-from execnb.nbio import read_nb, write_nb
+from execnb.nbio import mk_cell, read_nb, write_nb
 from execnb.shell import CaptureShell
 from fastcore.script import call_parse
 from fastcore.xtras import working_directory
@@ -22,9 +23,24 @@ from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
 
 
+TITLE_CELL = re.compile(r"# [^\n]+(?:\s*\n> [^\n]+)?")
+
+
+def split_title(nb):
+    "Give prose that shares the title's cell one of its own: nbdev takes the head of the page from that cell and drops the rest."
+    first = nb.cells[0]
+    head = TITLE_CELL.match(first.source) if first.cell_type == "markdown" else None
+    rest = first.source[head.end():].strip() if head else ""
+    if not rest: return
+    first.source = head[0]
+    nb.cells.insert(1, mk_cell(rest, "markdown"))
+    nb.cells[1]["id"] = f"{first.get('id', 'title')}-text"
+
+
 def run(path, skip):
     "Execute the notebook at `path` and write it back; the seconds it took, or None if a cell failed."
     start, nb = time.perf_counter(), read_nb(path)
+    split_title(nb)
 
     def skipped(cell):
         if cell.cell_type != "code" or "nbdev_export(" in cell.source: return True
