@@ -90,6 +90,9 @@ def test_page_in_the_browser(page, tab, site):
     assert tab.evaluate(shown) >= len(NOTEBOOKS), "the sidebar does not name every page"
     assert tab.evaluate("!!document.querySelector('#quarto-search input').offsetParent"), "there is no search box"
     assert tab.evaluate("document.querySelector('h1').innerText.trim()")
+    style = "getComputedStyle(document.{}).getPropertyValue('{}')"
+    assert tab.evaluate(style.format("documentElement", "--bs-body-color")), "the theme's style sheet is damaged"
+    assert "sans-serif" in tab.evaluate(style.format("body", "font-family"))
     # prose, code and figures stay within the window
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
 

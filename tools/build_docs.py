@@ -18,7 +18,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 KATEX_CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/")
-FONTS_CDN = re.compile(r'@import\s*(url\()?["\']?https://fonts\.[^;]*;')
+FONTS_CDN = re.compile(r"""@import\s*(?:url\()?["']?https://fonts\.[^)"']*["']?\)?\s*;""") # addresses hold semicolons
 TITLE_CELL = re.compile(r"#\s[^\n]+(\s*\n>\s[^\n]+)?\s*")
 OUTPUT_FILE = re.compile(r'\s*"output-file: ([\w.-]+)\.html\\n",?')
 
