@@ -297,11 +297,12 @@ class ConversationBatch:
         hidden = recorded & ~seen
         scores = [c.get("score") for c in conversations]
         return cls(
-            features=_within(full, seen), observed=seen, graph=(graph := dense_graphs(conversations)), valid=graph.valid,
+            # targets first: the features are then cut in place, without another copy of everything
+            targets=_within(full, hidden) if targets else None, target_mask=hidden if targets else None,
+            features=_cut(full, seen), observed=seen, graph=(graph := dense_graphs(conversations)), valid=graph.valid,
             speaker=_padded([c.speaker for c in conversations], N), y=_padded([c.y for c in conversations], N, -1),
             score=None if any(s is None for s in scores) else _padded(scores, N, float("nan")),
-            modalities=modalities, keys=[c.key for c in conversations], lengths=lengths,
-            targets=_within(full, hidden) if targets else None, target_mask=hidden if targets else None)
+            modalities=modalities, keys=[c.key for c in conversations], lengths=lengths)
 
     def to(self, *args) -> "ConversationBatch":
         "The batch on another device."
@@ -324,6 +325,11 @@ def _common(conversations):
             raise ValueError(f"dialogues differ in modalities: {first!r} has {dims[first]}, {key!r} has {d}")
     return conversations[0].modalities
 
+def _cut(features, bits):
+    "Set the features to zero, in place, where their bit is not set; filling, unlike multiplying, removes NaN too."
+    for i, x in enumerate(features.values()): x.masked_fill_(~bits[..., [i]], 0.0)
+    return features
+
 def _within(features, bits):
-    "The features where their bit is set, zero elsewhere: a copy, so that nothing hidden is left even as NaN."
+    "A copy of the features where their bit is set, zero elsewhere."
     return {m: x.masked_fill(~bits[..., [i]], 0.0) for i, (m, x) in enumerate(features.items())}
