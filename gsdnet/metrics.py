@@ -112,7 +112,7 @@ def classification_metrics(
         weighted_f1=float(f1_score(label, predicted, average="weighted", zero_division=0)),
         macro_f1=float(f1_score(label, predicted, **over_classes)),
         uar=float(recall_score(label, predicted, **over_classes)),
-        nll=float(0 - np.log(probabilities[np.arange(len(label)), label].clip(1e-12)).mean()),
+        nll=float(0 - np.log(probabilities[np.arange(len(label)), label].clip(np.finfo(float).eps)).mean()),
         ece=expected_calibration_error(label, probabilities),
     )
 
