@@ -14,7 +14,18 @@ from torch import Tensor
 from .sde import SDE, expand, noise_from_x0, randn_like
 
 # %% auto #0
-__all__ = ['timesteps', 'velocity', 'ddim', 'euler_maruyama', 'heun', 'dpm_solver']
+__all__ = ['velocity', 'timesteps', 'ddim', 'heun', 'dpm_solver', 'euler_maruyama']
+
+# %% ../nbs/03_sampling.ipynb #167f79c6
+def velocity(
+    sde: SDE,
+    x: Tensor, # `[B, ...]`
+    x0_hat: Tensor, # `[B, ...]` estimate of the clean data at x and t
+    t: Tensor, # `[]` or `[B]`, above 0
+) -> Tensor: # `[B, ...]`
+    r"Slope of the probability flow, $\dot\alpha\,\hat x_0 + \dot\sigma\,\hat\varepsilon$."
+    eps_hat = noise_from_x0(sde, x, x0_hat, t)
+    return expand(sde.alpha_dot(t), x) * x0_hat + expand(sde.sigma_dot(t), x) * eps_hat
 
 # %% ../nbs/03_sampling.ipynb #854d234a
 def timesteps(
@@ -29,17 +40,6 @@ def timesteps(
     if not 0 <= t_min < t_max: raise ValueError(f"t_min {t_min}, t_max {t_max}; expected 0 <= t_min < t_max.")
     if power <= 0: raise ValueError(f"power is {power}; expected a positive number, 1 for equal steps.")
     return t_min + (t_max - t_min) * torch.linspace(1, 0, n_steps + 1, dtype=torch.float64)**power
-
-# %% ../nbs/03_sampling.ipynb #167f79c6
-def velocity(
-    sde: SDE,
-    x: Tensor, # `[B, ...]`
-    x0_hat: Tensor, # `[B, ...]` estimate of the clean data at x and t
-    t: Tensor, # `[]` or `[B]`, above 0
-) -> Tensor: # `[B, ...]`
-    r"Slope of the probability flow, $\dot\alpha\,\hat x_0 + \dot\sigma\,\hat\varepsilon$."
-    eps_hat = noise_from_x0(sde, x, x0_hat, t)
-    return expand(sde.alpha_dot(t), x) * x0_hat + expand(sde.sigma_dot(t), x) * eps_hat
 
 # %% ../nbs/03_sampling.ipynb #fb7d46f5
 class Moment(NamedTuple):
@@ -100,26 +100,6 @@ def _ancestral_std(now: Moment, then: Moment) -> float:
     kept = now.alpha * then.sigma / (then.alpha * now.sigma)
     return then.sigma * math.sqrt(max(1 - kept**2, 0.))
 
-# %% ../nbs/03_sampling.ipynb #7273dfbe
-def euler_maruyama(
-    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of $x_0$
-    x: Tensor, # `[B, ...]` draw from the prior
-    times: Tensor, # `[T + 1]` descending
-    *,
-    sde: SDE,
-    generator=None, # as in `randn_like`
-) -> Tensor: # `[B, ...]`
-    "The reverse SDE in explicit steps; the step to t = 0 adds no noise."
-    for now, then in _steps(x, times, sde):
-        x0_hat = _estimate(denoise, x, now)
-        if then.sigma == 0: x = x0_hat
-        elif now.alpha == 0: x = then.alpha * x0_hat + then.sigma * randn_like(x, generator)
-        else:
-            dt = now.t - then.t
-            slope = now.velocity(x, x0_hat) + now.noise_rate / (2 * now.sigma) * now.eps(x, x0_hat)
-            x = x - dt * slope + math.sqrt(dt * now.noise_rate) * randn_like(x, generator)
-    return x
-
 # %% ../nbs/03_sampling.ipynb #4de422f1
 def heun(
     denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of $x_0$
@@ -157,4 +137,24 @@ def dpm_solver(
         target = x0_hat if ahead == 0 else x0_hat + ahead * (x0_hat - last)
         x = then.sigma / now.sigma * x - then.alpha * math.expm1(-width) * target
         last, last_width = x0_hat, width
+    return x
+
+# %% ../nbs/03_sampling.ipynb #7273dfbe
+def euler_maruyama(
+    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of $x_0$
+    x: Tensor, # `[B, ...]` draw from the prior
+    times: Tensor, # `[T + 1]` descending
+    *,
+    sde: SDE,
+    generator=None, # as in `randn_like`
+) -> Tensor: # `[B, ...]`
+    "The reverse SDE in explicit steps; the step to t = 0 adds no noise."
+    for now, then in _steps(x, times, sde):
+        x0_hat = _estimate(denoise, x, now)
+        if then.sigma == 0: x = x0_hat
+        elif now.alpha == 0: x = then.alpha * x0_hat + then.sigma * randn_like(x, generator)
+        else:
+            dt = now.t - then.t
+            slope = now.velocity(x, x0_hat) + now.noise_rate / (2 * now.sigma) * now.eps(x, x0_hat)
+            x = x - dt * slope + math.sqrt(dt * now.noise_rate) * randn_like(x, generator)
     return x
