@@ -41,7 +41,7 @@ def normalize(
                                        "expected weights >= 0: clip them or map them through exp.")
     degree = A.sum(-1)
     scale = torch.where(degree > 0, degree.clamp_min(torch.finfo(A.dtype).tiny).rsqrt(), 0.)
-    return scale[..., :, None] * A * scale[..., None, :]
+    return A * (scale[..., :, None] * scale[..., None, :]) # this order keeps S symmetric to the last bit
 
 # %% ../nbs/01_spectrum.ipynb #528ea59b
 @dataclass
