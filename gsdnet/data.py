@@ -21,75 +21,6 @@ from torch import Tensor
 from .conversation import Conversation
 from .missing import MaskKit, load_arrays, whole_dialogues
 
-# %% ../nbs/06_data.ipynb #622eeff9
-SPLITS = {"train": 0, "valid": 1, "test": 2}
-FIELDS = ("label", "score", "dialogue_id", "position", "speaker", "split", "group")
-
-def _whole_numbers(arrays, name, n, where, optional=False):
-    "An `[N]` array of integers as int64."
-    if name not in arrays:
-        if optional: return None
-        raise ValueError(f"{where}: array `{name}` is missing; expected one integer per utterance (has {sorted(arrays)})")
-    x = np.asarray(arrays[name])
-    if x.dtype.kind not in "iu": raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64)")
-    if x.ndim != 1 or (n is not None and len(x) != n):
-        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected [{'N' if n is None else n}]: one integer per utterance")
-    return torch.from_numpy(x.astype(np.int64))
-
-def _present(arrays, name, n, where):
-    "Whether modality `name` was recorded, `[N]` bool."
-    x = arrays.get(f"{name}_present")
-    if x is None: return torch.ones(n, dtype=torch.bool)
-    x = np.asarray(x)
-    if x.shape != (n,) or x.dtype.kind not in "biu" or not np.isin(x, (0, 1)).all():
-        raise ValueError(f"{where}: array `{name}_present` is {x.dtype} of shape {list(x.shape)}, expected [{n}] of 0 (never recorded) and 1")
-    return torch.from_numpy(x.astype(bool))
-
-def _modality(arrays, name, n, present, where):
-    "A modality as float32 `[N, d]`, zero where never recorded; NaN and infinity elsewhere are refused."
-    if name not in arrays: raise ValueError(f"{where}: array `{name}` is missing; expected the features of modality {name!r} (has {sorted(arrays)})")
-    x = np.asarray(arrays[name])
-    if x.dtype.kind != "f": raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected float16 or float32")
-    if x.ndim != 2 or x.shape[1] < 1 or len(x) != n:
-        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected [{n}, d]: a row of d >= 1 features per utterance")
-    with np.errstate(over="ignore"): x = torch.from_numpy(x.astype(np.float32))
-    bad = ~torch.isfinite(x).all(1) & present
-    if bad.any():
-        raise ValueError(f"{where}: array `{name}` has NaN or infinity in {int(bad.sum())} of {n} rows (first: row {int(bad.nonzero()[0])}); "
-                         f"repair them, or mark them in `{name}_present` as never recorded")
-    return x.masked_fill(~present[:, None], 0.0)
-
-def _score(arrays, n, where):
-    "The `[N]` regression targets, NaN where unlabelled; None if there are none."
-    if "score" not in arrays: return None
-    x = np.asarray(arrays["score"])
-    if x.dtype.kind != "f" or x.shape != (n,):
-        raise ValueError(f"{where}: array `score` is {x.dtype} of shape {list(x.shape)}, expected float32 [{n}], NaN where unlabelled")
-    if np.isinf(x).any(): raise ValueError(f"{where}: array `score` has infinity in {int(np.isinf(x).sum())} of {n} rows; use NaN where unlabelled")
-    return torch.from_numpy(x.astype(np.float32))
-
-def _ordered(dialogue, position, where):
-    "Row numbers sorted by dialogue, then position; two utterances at one position are refused."
-    order = torch.from_numpy(np.lexsort((position.numpy(), dialogue.numpy())))
-    d, p = dialogue[order], position[order]
-    twice = ((d.diff() == 0) & (p.diff() == 0)).nonzero().flatten()
-    if len(twice):
-        i = twice[0]
-        raise ValueError(f"{where}: {len(twice)} positions are taken twice (first: position {int(p[i])} of dialogue {int(d[i])}); number the utterances of a dialogue 0, 1, ...")
-    return order
-
-def _labels(arrays, n, names, task, where):
-    "Classes `[N]` within -1..C-1, and their names."
-    y = _whole_numbers(arrays, "label", n, where)
-    if names is None:
-        if task == "classification": raise ValueError(f"{where}: `label_names` is missing; expected the names of the classes, in order")
-        names = range(max(int(y.max()) + 1, 1))
-    names = tuple(str(c) for c in names)
-    out = (y < -1) | (y >= len(names))
-    if out.any():
-        raise ValueError(f"{where}: array `label` has {int(out.sum())} values out of range (first: {int(y[out][0])}); expected 0..{len(names) - 1} for {len(names)} classes, or -1 where unlabelled")
-    return y, names
-
 # %% ../nbs/06_data.ipynb #b8b3bc55
 class ConversationDataset:
     "Conversations with what belongs to the whole: modalities, classes, task, split."
@@ -219,6 +150,75 @@ class ConversationDataset:
         self.conversations = [transform(c) for c in self.conversations]
         return self
 
+# %% ../nbs/06_data.ipynb #622eeff9
+SPLITS = {"train": 0, "valid": 1, "test": 2}
+FIELDS = ("label", "score", "dialogue_id", "position", "speaker", "split", "group")
+
+def _whole_numbers(arrays, name, n, where, optional=False):
+    "An `[N]` array of integers as int64."
+    if name not in arrays:
+        if optional: return None
+        raise ValueError(f"{where}: array `{name}` is missing; expected one integer per utterance (has {sorted(arrays)})")
+    x = np.asarray(arrays[name])
+    if x.dtype.kind not in "iu": raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64)")
+    if x.ndim != 1 or (n is not None and len(x) != n):
+        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected [{'N' if n is None else n}]: one integer per utterance")
+    return torch.from_numpy(x.astype(np.int64))
+
+def _present(arrays, name, n, where):
+    "Whether modality `name` was recorded, `[N]` bool."
+    x = arrays.get(f"{name}_present")
+    if x is None: return torch.ones(n, dtype=torch.bool)
+    x = np.asarray(x)
+    if x.shape != (n,) or x.dtype.kind not in "biu" or not np.isin(x, (0, 1)).all():
+        raise ValueError(f"{where}: array `{name}_present` is {x.dtype} of shape {list(x.shape)}, expected [{n}] of 0 (never recorded) and 1")
+    return torch.from_numpy(x.astype(bool))
+
+def _modality(arrays, name, n, present, where):
+    "A modality as float32 `[N, d]`, zero where never recorded; NaN and infinity elsewhere are refused."
+    if name not in arrays: raise ValueError(f"{where}: array `{name}` is missing; expected the features of modality {name!r} (has {sorted(arrays)})")
+    x = np.asarray(arrays[name])
+    if x.dtype.kind != "f": raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected float16 or float32")
+    if x.ndim != 2 or x.shape[1] < 1 or len(x) != n:
+        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected [{n}, d]: a row of d >= 1 features per utterance")
+    with np.errstate(over="ignore"): x = torch.from_numpy(x.astype(np.float32))
+    bad = ~torch.isfinite(x).all(1) & present
+    if bad.any():
+        raise ValueError(f"{where}: array `{name}` has NaN or infinity in {int(bad.sum())} of {n} rows (first: row {int(bad.nonzero()[0])}); "
+                         f"repair them, or mark them in `{name}_present` as never recorded")
+    return x.masked_fill(~present[:, None], 0.0)
+
+def _score(arrays, n, where):
+    "The `[N]` regression targets, NaN where unlabelled; None if there are none."
+    if "score" not in arrays: return None
+    x = np.asarray(arrays["score"])
+    if x.dtype.kind != "f" or x.shape != (n,):
+        raise ValueError(f"{where}: array `score` is {x.dtype} of shape {list(x.shape)}, expected float32 [{n}], NaN where unlabelled")
+    if np.isinf(x).any(): raise ValueError(f"{where}: array `score` has infinity in {int(np.isinf(x).sum())} of {n} rows; use NaN where unlabelled")
+    return torch.from_numpy(x.astype(np.float32))
+
+def _ordered(dialogue, position, where):
+    "Row numbers sorted by dialogue, then position; two utterances at one position are refused."
+    order = torch.from_numpy(np.lexsort((position.numpy(), dialogue.numpy())))
+    d, p = dialogue[order], position[order]
+    twice = ((d.diff() == 0) & (p.diff() == 0)).nonzero().flatten()
+    if len(twice):
+        i = twice[0]
+        raise ValueError(f"{where}: {len(twice)} positions are taken twice (first: position {int(p[i])} of dialogue {int(d[i])}); number the utterances of a dialogue 0, 1, ...")
+    return order
+
+def _labels(arrays, n, names, task, where):
+    "Classes `[N]` within -1..C-1, and their names."
+    y = _whole_numbers(arrays, "label", n, where)
+    if names is None:
+        if task == "classification": raise ValueError(f"{where}: `label_names` is missing; expected the names of the classes, in order")
+        names = range(max(int(y.max()) + 1, 1))
+    names = tuple(str(c) for c in names)
+    out = (y < -1) | (y >= len(names))
+    if out.any():
+        raise ValueError(f"{where}: array `label` has {int(out.sum())} values out of range (first: {int(y[out][0])}); expected 0..{len(names) - 1} for {len(names)} classes, or -1 where unlabelled")
+    return y, names
+
 # %% ../nbs/06_data.ipynb #c8421e22
 def _modality_names(arrays, modalities, where):
     "The names asked for, or every two-dimensional float array that is no known field."
@@ -313,36 +313,49 @@ def standardization(
         out[m] = (mean.float(), std.float())
     return out
 
-# %% ../nbs/06_data.ipynb #dd778a0d
+# %% ../nbs/06_data.ipynb #d170cea1
 @dataclass(frozen=True)
 class SyntheticConversations:
     """Emotional conversations with a jointly Gaussian law, so that the best recovery is known.
 
     Parameters
     ----------
-    n_dialogues : how many, three fifths of them for training, one fifth each for validation and test
-    length : fewest and most utterances of a dialogue
-    n_speakers : fewest and most speakers of a dialogue
-    modalities : their names
-    dims : features of each modality
-    noise : share of each modality's variance that is its own noise, one number or one per modality
-    correlation : share of the rest that is common to the modalities of an utterance but no emotion
-    n_classes : emotions
-    inertia : weight of the speaker's own last state
-    contagion : weight of the last state of somebody else; inertia + contagion < 1
-    label_noise : standard deviation of the annotators' noise
-    with_score : also give a score within -3..3, which makes the task a regression
-    seed : of everything
+    n_dialogues : int
+        How many; three fifths are for training, one fifth each for validation and test.
+    length : tuple
+        Fewest and most utterances of a dialogue.
+    n_speakers : tuple
+        Fewest and most speakers of a dialogue.
+    modalities : tuple
+        Their names.
+    dims : tuple
+        Features of each modality.
+    noise : tuple or float
+        Share of a feature's variance that is its own noise: one number, or one per modality.
+    correlation : float
+        Share of the rest that all modalities of an utterance have in common though it is no emotion.
+    n_classes : int
+        Emotions.
+    inertia : float
+        Weight of the speaker's own last state.
+    contagion : float
+        Weight of the last state of somebody else; inertia + contagion < 1.
+    label_noise : float
+        Standard deviation of the annotators' noise.
+    with_score : bool
+        Also give a score within -3..3, which makes the task a regression.
+    seed : int
+        Of the law and of the draw.
     """
     n_dialogues: int = 120
     length: tuple = (8, 24)
     n_speakers: tuple = (2, 3)
     modalities: tuple = ("text", "audio", "visual")
     dims: tuple = (8, 6, 4)
-    noise: tuple | float = (0.4, 0.5, 0.5)
-    correlation: float = 0.3
+    noise: tuple | float = (0.25, 0.35, 0.35)
+    correlation: float = 0.5
     n_classes: int = 4
-    inertia: float = 0.65
+    inertia: float = 0.5
     contagion: float = 0.25
     label_noise: float = 0.1
     with_score: bool = False
