@@ -58,14 +58,16 @@ class Moment(NamedTuple):
 
 def _steps(x: Tensor, times: Tensor, sde: SDE) -> Iterator[tuple[Moment, Moment]]:
     "Pairs of consecutive moments; refuses times that do not descend within (0, t_max]."
-    if not x.is_floating_point(): raise TypeError(f"x is {x.dtype}; expected floating point: start from sample_prior.")
+    if not x.is_floating_point():
+        raise TypeError(f"x is {x.dtype}; expected floating point: start from sample_prior.")
     t = torch.as_tensor(times, dtype=torch.float64, device="cpu")
-    if t.ndim != 1 or len(t) < 2: raise ValueError(f"times has shape {list(t.shape)}; expected [T + 1] with T >= 1.")
+    if t.ndim != 1 or len(t) < 2:
+        raise ValueError(f"times has shape {list(t.shape)}; expected [T + 1], as from timesteps(T).")
     if not t.isfinite().all() or t[0] > sde.t_max or t[-1] < 0 or (t.diff() >= 0).any():
-        raise ValueError(f"times run from {float(t[0]):.4g} to {float(t[-1]):.4g}; expected strictly descending times "
-                         f"within [0, {sde.t_max:g}], such as timesteps({len(t) - 1}).")
-    parts = [f(t).tolist() for f in (sde.alpha, sde.sigma, sde.alpha_dot, sde.sigma_dot, lambda t: sde.diffusion(t)**2)]
-    moments = [Moment(*row) for row in zip(t.to(x), t.tolist(), *parts)]
+        raise ValueError(f"times run from {float(t[0]):.4g} to {float(t[-1]):.4g}; expected strictly "
+                         f"descending times within [0, {sde.t_max:g}], such as timesteps({len(t) - 1}).")
+    levels = sde.alpha(t), sde.sigma(t), sde.alpha_dot(t), sde.sigma_dot(t), sde.diffusion(t)**2
+    moments = [Moment(*row) for row in zip(t.to(x), t.tolist(), *(level.tolist() for level in levels))]
     return zip(moments, moments[1:])
 
 
@@ -73,7 +75,8 @@ def _estimate(denoise: Callable, x: Tensor, moment: Moment) -> Tensor:
     "The denoiser's answer, refused unless it has the shape of the question."
     x0_hat = denoise(x, moment.time)
     if x0_hat.shape != x.shape:
-        raise ValueError(f"denoise returned shape {list(x0_hat.shape)} for x of shape {list(x.shape)}; they must agree.")
+        raise ValueError(f"denoise returned shape {list(x0_hat.shape)} for x of shape {list(x.shape)}; "
+                         "expected the same shape.")
     return x0_hat
 
 # %% ../nbs/03_sampling.ipynb #f76fbaea
@@ -132,8 +135,9 @@ def dpm_solver(
     last, last_width = None, math.inf
     for now, then in _steps(x, times, sde):
         x0_hat = _estimate(denoise, x, now)
-        width = math.inf if 0 in (now.alpha, then.sigma) else math.log(then.alpha * now.sigma / (now.alpha * then.sigma))
-        ahead = 0. if math.isinf(last_width) or math.isinf(width) else width / (2 * last_width)
+        edge = now.alpha == 0 or then.sigma == 0
+        width = math.inf if edge else math.log(then.alpha * now.sigma / (now.alpha * then.sigma))
+        ahead = 0. if edge else width / (2 * last_width)
         target = x0_hat if ahead == 0 else x0_hat + ahead * (x0_hat - last)
         x = then.sigma / now.sigma * x - then.alpha * math.expm1(-width) * target
         last, last_width = x0_hat, width

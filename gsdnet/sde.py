@@ -31,18 +31,21 @@ def expand(
 # %% ../nbs/02_sde.ipynb #08fbd29b
 def randn_like(
     x: Tensor,
-    generator: torch.Generator | Callable[[Tensor], Tensor] | None = None, # or a function of x that returns the noise
+    generator: torch.Generator | Callable | None = None, # or a function of x that returns the noise
 ) -> Tensor: # shape, dtype and device of `x`
     "Standard normal noise from torch's own state, a generator, or a function (noise keyed by conversation)."
-    if not x.is_floating_point(): raise TypeError(f"noise for a {x.dtype} tensor; expected floating point: cast it first.")
+    if not x.is_floating_point():
+        raise TypeError(f"noise for a {x.dtype} tensor; expected floating point: cast it first.")
     if generator is None: return torch.randn_like(x)
     if isinstance(generator, torch.Generator):
         return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
     if not callable(generator):
-        raise TypeError(f"generator is a {type(generator).__name__}; expected torch.Generator, a function, or None.")
+        raise TypeError(f"generator is of type {type(generator).__name__}; "
+                        "expected torch.Generator, a function, or None.")
     noise = generator(x)
     if noise.shape != x.shape:
-        raise ValueError(f"the noise function returned {list(noise.shape)} for {list(x.shape)}; the shapes must agree.")
+        raise ValueError(f"the noise function returned shape {list(noise.shape)} for {list(x.shape)}; "
+                         "expected the same shape.")
     return noise.to(x)
 
 # %% ../nbs/02_sde.ipynb #57f77d05
@@ -73,7 +76,7 @@ class SDE:
 
     @property
     def prior_std(self) -> float:
-        "Deviation of the law sampling starts from: that of $x_{t_{max}}$ for data of mean zero and variance one."
+        "Deviation of the law that sampling starts from, for data of mean zero and variance one."
         return float(self.scale(torch.tensor(self.t_max, dtype=torch.float64)))
 
     def sample_prior(self, like: Tensor, generator=None) -> Tensor:
@@ -89,7 +92,8 @@ class VPSDE(SDE):
 
     def __post_init__(self):
         if not 0 < self.beta_min <= self.beta_max:
-            raise ValueError(f"beta_min {self.beta_min}, beta_max {self.beta_max}; expected 0 < beta_min <= beta_max.")
+            raise ValueError(f"beta_min {self.beta_min}, beta_max {self.beta_max}; "
+                             "expected 0 < beta_min <= beta_max.")
 
     def beta(self, t): return self.beta_min + t * (self.beta_max - self.beta_min)
     def log_alpha(self, t): return -t**2 * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
@@ -123,7 +127,7 @@ class VESDE(SDE):
 # %% ../nbs/02_sde.ipynb #b771c659
 @dataclass(frozen=True)
 class CosineSDE(SDE):
-    r"Variance preserving with $\alpha=\cos\frac{\pi t}2$, $\sigma=\sin\frac{\pi t}2$: at t = 1 nothing is left of the data."
+    r"Variance preserving, $\alpha=\cos\frac{\pi t}2$, $\sigma=\sin\frac{\pi t}2$: at t = 1 no data is left."
     # written with sin(pi (1-t) / 2), the cosine is exactly 0 at t = 1 in floating point too
     def alpha(self, t): return torch.sin(math.pi / 2 * (1 - t))
     def sigma(self, t): return torch.sin(math.pi / 2 * t)
@@ -214,7 +218,8 @@ def dsm_loss(
     xt, noise = perturb(sde, x0, t, generator)
     c = expand(sde.scale(t), x0)
     v = network(xt / c, t)
-    if v.shape != x0.shape: raise ValueError(f"network returned {list(v.shape)} for {list(x0.shape)}; expected the same.")
+    if v.shape != x0.shape:
+        raise ValueError(f"network returned shape {list(v.shape)}; expected that of x0, {list(x0.shape)}.")
     error = (v - v_target(sde, x0, noise, t) / c)**2
     if weight is None: return error.mean()
     weight = expand(weight, x0).expand_as(x0)

@@ -18,17 +18,19 @@ __all__ = ['normalize', 'Spectrum', 'spectrum', 'plot_spectrum', 'gft', 'igft', 
 # %% ../nbs/01_spectrum.ipynb #a1b6fa90
 def _check_square(matrix: Tensor, name: str) -> Tensor:
     "`matrix` in float64, or a refusal: it must be square, finite and symmetric."
-    if not isinstance(matrix, Tensor): raise TypeError(f"{name} is a {type(matrix).__name__}; pass a torch.Tensor.")
+    if not isinstance(matrix, Tensor):
+        raise TypeError(f"{name} is a {type(matrix).__name__}; pass a torch.Tensor.")
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or not matrix.numel():
         raise ValueError(f"{name} has shape {list(matrix.shape)}; expected square [..., n, n] with n >= 1.")
     if matrix.is_complex(): raise TypeError(f"{name} is complex; pass a real symmetric matrix.")
     A = matrix.double()
     if not A.isfinite().all():
-        raise ValueError(f"{name} has {int((~A.isfinite()).sum())} entries that are NaN or infinite; clean them first.")
+        raise ValueError(f"{name} has {int((~A.isfinite()).sum())} entries that are NaN or infinite; "
+                         "clean them first.")
     gap, size = (A - A.mT).abs().max(), A.abs().max()
     if gap > 1e-6 * size:
         raise ValueError(f"{name} is asymmetric: entries differ from their mirror image by up to {gap:.2g}. "
-                         "Expected an undirected graph; symmetrise it with (A + A.mT) / 2 if that is what you mean.")
+                         "Expected an undirected graph; if that is what you mean, pass (A + A.mT) / 2.")
     return A
 
 # %% ../nbs/01_spectrum.ipynb #c0d21171
@@ -37,8 +39,9 @@ def normalize(
 ) -> Tensor: # `[..., n, n]` float64, eigenvalues within [-1, 1]; an isolated node keeps a row of zeros
     "The symmetric normalisation $D^{-1/2} A D^{-1/2}$."
     A = _check_square(adjacency, "adjacency")
-    if (A < 0).any(): raise ValueError(f"adjacency has {int((A < 0).sum())} negative weights, the least {A.min():.3g}; "
-                                       "expected weights >= 0: clip them or map them through exp.")
+    if (A < 0).any():
+        raise ValueError(f"adjacency has {int((A < 0).sum())} negative weights, the least {A.min():.3g}; "
+                         "expected weights >= 0: clip them or map them through exp.")
     degree = A.sum(-1)
     scale = torch.where(degree > 0, degree.clamp_min(torch.finfo(A.dtype).tiny).rsqrt(), 0.)
     return A * (scale[..., :, None] * scale[..., None, :]) # this order keeps S symmetric to the last bit
@@ -52,7 +55,8 @@ class Spectrum:
 
     def __post_init__(self):
         if self.values.shape != self.vectors.shape[:-2] + self.vectors.shape[-1:]:
-            raise ValueError(f"values {list(self.values.shape)} do not fit vectors {list(self.vectors.shape)}; "
+            raise ValueError(f"values {list(self.values.shape)} do not fit vectors "
+                             f"{list(self.vectors.shape)}; "
                              "expected [..., K] and [..., n, K].")
 
     @property
