@@ -150,6 +150,7 @@ def plot_conversation(
             ax.scatter(i, base - 0.45 * m, marker="s", s=55, c="black" if bits[i, m] else "white", edgecolors="grey", linewidths=0.7)
     rows = [base - 0.45 * m for m in range(len(conversation.modalities))]
     ax.set_yticks([-float(i) for i in range(len(speakers))] + rows, [f"speaker {s}" for s in speakers] + list(conversation.modalities))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="utterance", title=conversation.key)
     for c in sorted({int(c) for c in conversation.y if c >= 0}) if label_names else ():
         ax.scatter([], [], c=[plt.get_cmap("tab10")(c % 10)], label=label_names[c])

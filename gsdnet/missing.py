@@ -282,7 +282,9 @@ def load_arrays(
     if not path.is_file(): raise FileNotFoundError(f"{path} is not a file: expected an .npz of plain arrays there")
     if not zipfile.is_zipfile(path): raise ValueError(f"{path} is no .npz archive: write it with numpy.savez")
     arrays = {}
-    with np.load(path, allow_pickle=False) as archive:
+    try: archive = np.load(path, allow_pickle=False)
+    except Exception as e: raise ValueError(f"{path} is no .npz archive or is damaged ({e}); write it anew with numpy.savez") from None
+    with archive:
         for name in archive.files:
             try: arrays[name] = archive[name]
             except Exception as e: raise ValueError(f"{path}: array `{name}` holds pickled objects or is damaged ({e}); it was not loaded. "
