@@ -17,9 +17,9 @@ export MPLBACKEND ?= agg
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# what running needs, and no more
+# what running needs, and no more; modules are compiled when first imported, which most never are
 .venv/.run: settings.ini setup.py constraints.txt | .venv/bin/python
-	$(PIP) -e .
+	$(PIP) --no-compile -e .
 	@touch $@
 
 # what developing needs besides
