@@ -67,7 +67,7 @@ class SDE:
         return (2 * self.sigma(t) * self.sigma_dot(t) - 2 * self.drift(t) * self.sigma(t)**2).sqrt()
 
     def scale(self, t: Tensor) -> Tensor:
-        "$c(t)=\\sqrt{\\alpha^2+\\sigma^2}$, the deviation of $x_t$ for data of variance one."
+        r"$c(t)=\sqrt{\alpha^2+\sigma^2}$, the deviation of $x_t$ for data of variance one."
         return (self.alpha(t)**2 + self.sigma(t)**2).sqrt()
 
     def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
