@@ -26,46 +26,56 @@ FIELDS = ("present", "speaker", "position", "y", "score", "rows", "key", "modali
 def _features(features):
     "The modalities as finite-or-checked-later float32 matrices, refusing names and shapes that cannot work."
     if not isinstance(features, dict) or not features:
-        raise TypeError(f"features is {type(features).__name__}, expected a dict of at least one [n, d] array by modality name")
+        raise TypeError(f"features is {type(features).__name__}, expected a dict of at least one [n, d] array "
+                        "by modality name")
     for name in features:
         if not isinstance(name, str) or not name or name in FIELDS or (hasattr(Data, name) and name != "face"):
-            raise ValueError(f"modality name {name!r} is taken by a field of PyG graphs or of the dialogue: rename the modality")
+            raise ValueError(f"modality name {name!r} is taken by a field of PyG graphs or of the dialogue: "
+                             "rename the modality")
     tensors = {name: torch.as_tensor(x) for name, x in features.items()}
     for name, x in tensors.items():
         if x.ndim != 2 or not x.is_floating_point() or 0 in x.shape:
-            raise ValueError(f"modality {name!r} is {x.dtype} of shape {list(x.shape)}, expected floats of shape [n, d] with n, d >= 1")
+            raise ValueError(f"modality {name!r} is {x.dtype} of shape {list(x.shape)}, expected floats of "
+                             "shape [n, d] with n, d >= 1")
     if len({len(x) for x in tensors.values()}) > 1:
-        raise ValueError(f"modalities differ in their number of utterances: { {m: len(x) for m, x in tensors.items()} }")
+        raise ValueError("modalities differ in their number of utterances: "
+                         f"{ {m: len(x) for m, x in tensors.items()} }")
     return {name: x.float() for name, x in tensors.items()}
 
 def _column(name, values, n, default, dtype):
     "One value per utterance as `dtype`, or the default where none is given."
     if values is None: return default
     values = torch.as_tensor(values)
-    if values.shape != (n,): raise ValueError(f"{name} has shape {list(values.shape)}, expected [{n}]: one value per utterance")
+    if values.shape != (n,):
+        raise ValueError(f"{name} has shape {list(values.shape)}, expected [{n}]: one value per utterance")
     if values.is_floating_point() != dtype.is_floating_point:
         raise TypeError(f"{name} has dtype {values.dtype}, expected {dtype}")
     return values.to(dtype)
 
 def _recorded(present, features, n):
-    "`present` as bool `[n, M]`, checked: something was recorded of every utterance, and what was recorded is finite."
+    "`present` as bool `[n, M]`: something was recorded of every utterance, and what was recorded is finite."
     shape = (n, len(features))
     present = torch.ones(shape, dtype=torch.bool) if present is None else torch.as_tensor(present)
     if present.shape != shape or present.dtype != torch.bool:
-        raise ValueError(f"present is {present.dtype} of shape {list(present.shape)}, expected bool of shape {list(shape)}")
+        raise ValueError(f"present is {present.dtype} of shape {list(present.shape)}, expected bool of shape "
+                         f"{list(shape)}")
     empty = (~present.any(1)).nonzero().flatten().tolist()
-    if empty: raise ValueError(f"{len(empty)} utterances have nothing recorded (first: {empty[0]}): drop them, or record at least one modality")
+    if empty:
+        raise ValueError(f"{len(empty)} utterances have nothing recorded (first: {empty[0]}): drop them, or "
+                         "record at least one modality")
     for i, (name, x) in enumerate(features.items()):
         bad = int((~torch.isfinite(x).all(1) & present[:, i]).sum())
-        if bad: raise ValueError(f"modality {name!r} has NaN or infinity in {bad} of {n} rows: repair them, or mark them as not present")
+        if bad:
+            raise ValueError(f"modality {name!r} has NaN or infinity in {bad} of {n} rows: repair them, or "
+                             "mark them as not present")
     return present
 
 # %% ../nbs/04_conversation.ipynb #3da4c64b
 class Conversation(Data):
-    "One dialogue as a PyG graph: a `[n, d]` tensor per modality by name, and per utterance `present`, `speaker`, `position`, `y`, `rows`."
+    "One dialogue as a PyG graph: a `[n, d]` tensor per modality by name, and what is known of each utterance."
     @classmethod
     def build(cls,
-        features: dict, # `[n, d]` float array or tensor of each modality, by name; the order of the names is the order of the modalities
+        features: dict, # `[n, d]` floats of each modality by name, in the order of the modalities
         *,
         speaker=None, # `[n]` int, who speaks; one speaker if left out
         position=None, # `[n]` int, strictly increasing; 0, 1, ... if left out
@@ -82,7 +92,8 @@ class Conversation(Data):
         order = torch.arange(n)
         position = _column("position", position, n, order, torch.int64)
         if (position.diff() <= 0).any():
-            raise ValueError("position does not increase strictly: sort the utterances, and give no two the same position")
+            raise ValueError("position does not increase strictly: sort the utterances, and give no two the "
+                             "same position")
         columns = dict(present=present, position=position, rows=_column("rows", rows, n, order, torch.int64),
                        speaker=_column("speaker", speaker, n, torch.zeros_like(order), torch.int64),
                        y=_column("y", y, n, torch.full_like(order, -1), torch.int64))
@@ -110,7 +121,8 @@ def conversation_weights(
         raise ValueError(f"got window={window}, decay={decay}, cross_speaker={cross_speaker}; "
                          "expected window >= 0, decay > 0 and cross_speaker within [0, 1]")
     speaker = torch.as_tensor(speaker)
-    if speaker.ndim != 1: raise ValueError(f"speaker has shape {list(speaker.shape)}, expected [n]: one speaker per utterance")
+    if speaker.ndim != 1:
+        raise ValueError(f"speaker has shape {list(speaker.shape)}, expected [n]: one speaker per utterance")
     order = torch.arange(len(speaker), dtype=torch.float64, device=speaker.device)
     distance = (order[:, None] - order).abs()
     same = speaker[:, None] == speaker
@@ -120,7 +132,7 @@ def conversation_weights(
 def conversation_graph(
     conversation: Conversation, # a dialogue with `speaker`
     **settings, # `window`, `decay`, `cross_speaker` of `conversation_weights`
-) -> Conversation: # the same dialogue with `edge_index` `[2, E]` and `edge_attr` `[E]` float32; the argument is left alone
+) -> Conversation: # a copy with `edge_index` `[2, E]` and `edge_attr` `[E]` float32
     "The dialogue with its weights as a sparse PyG graph, self-loops included."
     W = conversation_weights(conversation.speaker, **settings)
     graph = conversation.clone()
@@ -147,9 +159,11 @@ def plot_conversation(
     base = min(height) - 1.0
     for m in range(len(conversation.modalities)):
         for i in range(conversation.num_nodes):
-            ax.scatter(i, base - 0.45 * m, marker="s", s=55, c="black" if bits[i, m] else "white", edgecolors="grey", linewidths=0.7)
+            shade = "black" if bits[i, m] else "white"
+            ax.scatter(i, base - 0.45 * m, marker="s", s=55, c=shade, edgecolors="grey", linewidths=0.7)
     rows = [base - 0.45 * m for m in range(len(conversation.modalities))]
-    ax.set_yticks([-float(i) for i in range(len(speakers))] + rows, [f"speaker {s}" for s in speakers] + list(conversation.modalities))
+    names = [f"speaker {s}" for s in speakers] + list(conversation.modalities)
+    ax.set_yticks([-float(i) for i in range(len(speakers))] + rows, names)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="utterance", title=conversation.key)
     for c in sorted({int(c) for c in conversation.y if c >= 0}) if label_names else ():
@@ -165,7 +179,8 @@ def _arcs(ax, W, height):
     for i, j in torch.triu(W, 1).nonzero().tolist():
         x = i + (j - i) * t
         bow = 0.16 * (j - i) ** 0.8 * np.sin(np.pi * t)
-        ax.plot(x, height[i] + (height[j] - height[i]) * t + bow, color="black", lw=1.2, alpha=float(W[i, j]) * 0.9, zorder=1)
+        y = height[i] + (height[j] - height[i]) * t + bow
+        ax.plot(x, y, color="black", lw=1.2, alpha=float(W[i, j]) * 0.9, zorder=1)
 
 # %% ../nbs/04_conversation.ipynb #9a6a04ae
 class AddSpectrum(BaseTransform):
@@ -180,9 +195,9 @@ class AddSpectrum(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         if data.get("spectrum_settings") == self.settings: return data
-        window, decay, cross_speaker, k = self.settings
-        if "speaker" in data: W = conversation_weights(data.speaker, window=window, decay=decay, cross_speaker=cross_speaker)
-        else: W = _edge_weights(data)
+        window, decay, kappa, k = self.settings
+        if "speaker" not in data: W = _edge_weights(data)
+        else: W = conversation_weights(data.speaker, window=window, decay=decay, cross_speaker=kappa)
         S = normalize(W)
         spec = spectrum(S, k)
         data.weights, data.operator = W.float(), S.float()
@@ -200,7 +215,8 @@ def _edge_weights(data):
     weight = data.get("edge_attr")
     if weight is not None: weight = weight.reshape(-1).double()
     if weight is not None and len(weight) != data.num_edges:
-        raise ValueError(f"edge_attr has shape {list(data.edge_attr.shape)}, expected [{data.num_edges}] or [{data.num_edges}, 1]")
+        raise ValueError(f"edge_attr has shape {list(data.edge_attr.shape)}, expected [{data.num_edges}] or "
+                         f"[{data.num_edges}, 1]")
     return to_dense_adj(data.edge_index, edge_attr=weight, max_num_nodes=data.num_nodes)[0].double()
 
 # %% ../nbs/04_conversation.ipynb #213d153d
@@ -216,7 +232,7 @@ class GraphBatch:
     operator: Tensor # `[B, N, N]` S, the normalised W
     spectrum: Spectrum # values `[B, K]`, vectors `[B, N, K]`
     valid: Tensor # `[B, N]` bool, False on padding
-    same_speaker: Tensor # `[B, N, N]` bool, real pairs of one speaker; all real pairs where a graph knows no speakers
+    same_speaker: Tensor # `[B, N, N]` bool, real pairs of one speaker; all real pairs where there are no speakers
 
     def to(self, *args) -> "GraphBatch":
         "The batch on another device."
@@ -255,15 +271,18 @@ def _bits(conversations, observed):
     recorded = [c.present for c in conversations]
     if observed is None: return recorded
     if len(observed) != len(recorded):
-        raise ValueError(f"got {len(observed)} masks for {len(recorded)} dialogues: give one [n, M] mask per dialogue")
+        raise ValueError(f"got {len(observed)} masks for {len(recorded)} dialogues: give one [n, M] mask per "
+                         "dialogue")
     observed = [torch.as_tensor(o) for o in observed]
     for c, o, r in zip(conversations, observed, recorded):
         if o.shape != r.shape or o.dtype != torch.bool:
-            raise ValueError(f"the mask of {c.key!r} is {o.dtype} of shape {list(o.shape)}, expected bool of shape {list(r.shape)}")
+            raise ValueError(f"the mask of {c.key!r} is {o.dtype} of shape {list(o.shape)}, expected bool of "
+                             f"shape {list(r.shape)}")
     bits = [o & r for o, r in zip(observed, recorded)]
     for c, o in zip(conversations, bits):
         if not bool(o.any(1).all()):
-            raise ValueError(f"{int((~o.any(1)).sum())} utterances of {c.key!r} have nothing observed: leave each at least one recorded modality")
+            raise ValueError(f"{int((~o.any(1)).sum())} utterances of {c.key!r} have nothing observed: leave "
+                             "each at least one recorded modality")
     return bits
 
 # %% ../nbs/04_conversation.ipynb #05ce0cae
@@ -295,12 +314,12 @@ class ConversationBatch:
         N = max(lengths)
         full = {m: _padded([c[m] for c in conversations], N) for m in modalities}
         seen, recorded = _padded(bits, N, False), _padded([c.present for c in conversations], N, False)
-        hidden = recorded & ~seen
+        hidden, graph = recorded & ~seen, dense_graphs(conversations)
         scores = [c.get("score") for c in conversations]
         return cls(
             # targets first: the features are then cut in place, without another copy of everything
             targets=_within(full, hidden) if targets else None, target_mask=hidden if targets else None,
-            features=_cut(full, seen), observed=seen, graph=(graph := dense_graphs(conversations)), valid=graph.valid,
+            features=_cut(full, seen), observed=seen, valid=graph.valid, graph=graph,
             speaker=_padded([c.speaker for c in conversations], N), y=_padded([c.y for c in conversations], N, -1),
             score=None if any(s is None for s in scores) else _padded(scores, N, float("nan")),
             modalities=modalities, keys=[c.key for c in conversations], lengths=lengths)
@@ -311,9 +330,11 @@ class ConversationBatch:
 
     def complete(self) -> "ConversationBatch":
         "The same batch with nothing recorded hidden: features and targets together, for a training loss."
-        if self.targets is None: raise ValueError("this batch carries no targets: collate it with targets=True (training only)")
+        if self.targets is None:
+            raise ValueError("this batch carries no targets: collate it with targets=True (training only)")
         features = {m: x + self.targets[m] for m, x in self.features.items()}
-        return replace(self, features=features, observed=self.observed | self.target_mask, targets=None, target_mask=None)
+        observed = self.observed | self.target_mask
+        return replace(self, features=features, observed=observed, targets=None, target_mask=None)
 
 # %% ../nbs/04_conversation.ipynb #8e8751cf
 def _common(conversations):

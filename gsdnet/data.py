@@ -31,7 +31,7 @@ class ConversationDataset:
         label_names=None, # C names of the classes; may be left out for a regression
         task: str | None = None, # "classification" or "regression"; by default regression where there is a `score`
         name: str = "data", # what records and messages call the data set
-        title: str | None = None, # stays with the data when a folder is renamed: the first part of every conversation's key
+        title: str | None = None, # first part of every conversation's key: stays when a folder is renamed
     ):
         names = _modality_names(arrays, modalities, name)
         self.name, self.title, self.modalities = name, title, names
@@ -51,19 +51,24 @@ class ConversationDataset:
 
     def _checked_split(self, split):
         split = torch.as_tensor(split)
-        if split.shape != self.dialogue.shape or split.is_floating_point() or not bool(((split >= 0) & (split <= 2)).all()):
-            raise ValueError(f"{self.name}: split is {split.dtype} of shape {list(split.shape)}, expected [{len(self.dialogue)}] of 0 (train), 1 (valid) and 2 (test)")
+        whole = split.shape == self.dialogue.shape and not split.is_floating_point()
+        if not (whole and bool(((split >= 0) & (split <= 2)).all())):
+            raise ValueError(f"{self.name}: split is {split.dtype} of shape {list(split.shape)}, expected "
+                             f"[{len(self.dialogue)}] of 0 (train), 1 (valid) and 2 (test)")
         whole_dialogues(split, self.dialogue, self.name)
         return split.to(torch.int8)
 
     def _build(self):
         bare = int((~self.available.any(1)).sum())
-        if bare: raise ValueError(f"{self.name}: {bare} utterances have nothing recorded in any of {self.modalities}; drop them, or use more modalities")
+        if bare:
+            raise ValueError(f"{self.name}: {bare} utterances have nothing recorded in any of "
+                             f"{self.modalities}; drop them, or use more modalities")
         ids, sizes = torch.unique_consecutive(self.dialogue[self.order], return_counts=True)
         column = lambda x, rows: None if x is None else x[rows]
-        return [Conversation.build({m: x[rows] for m, x in self._features.items()}, speaker=self.speaker[rows], position=self.position[rows],
-                                   y=self.y[rows], score=column(self.score, rows), present=self.available[rows],
-                                   key=f"{self.title}/{i}" if self.title else str(i), rows=rows)
+        return [Conversation.build({m: x[rows] for m, x in self._features.items()}, speaker=self.speaker[rows],
+                                   position=self.position[rows], y=self.y[rows], score=column(self.score, rows),
+                                   present=self.available[rows], rows=rows,
+                                   key=f"{self.title}/{i}" if self.title else str(i))
                 for i, rows in zip(ids.tolist(), self.order.split(sizes.tolist()))]
 
     def __len__(self): return len(self.conversations)
@@ -74,7 +79,8 @@ class ConversationDataset:
 
     def __repr__(self):
         parts = ", ".join(f"{len(self.subset(s))} {s}" for s in SPLITS)
-        return f"ConversationDataset({self.name!r}: {len(self)} dialogues ({parts}), {self.n_utterances} utterances, {self.dims}, {self.n_classes} classes, {self.task})"
+        return (f"ConversationDataset({self.name!r}: {len(self)} dialogues ({parts}), {self.n_utterances} utterances, "
+                f"{self.dims}, {self.n_classes} classes, {self.task})")
 
     @property
     def n_utterances(self) -> int: return len(self.dialogue)
@@ -106,13 +112,16 @@ class ConversationDataset:
         "16 hexadecimal digits of the content: all but the split, which belongs to a mask kit or fold."
         digest = hashlib.sha256(repr((self.modalities, self.dims, self.label_names)).encode())
         for name, x in self.arrays().items():
-            if name != "split": digest.update(name.encode() + np.ascontiguousarray(np.nan_to_num(x, nan=-999.0)).tobytes())
+            x = np.ascontiguousarray(np.nan_to_num(x, nan=-999.0))
+            if name != "split": digest.update(name.encode() + x.tobytes())
         return digest.hexdigest()[:16]
 
     def arrays(self) -> dict: # name -> numpy array, named as in the folder form
         "All arrays, as in `data.npz`."
-        columns = dict(label=self.y, score=self.score, dialogue_id=self.dialogue, position=self.position, speaker=self.speaker, split=self.split, group=self.group)
-        present = {f"{m}_present": self.available[:, i].to(torch.uint8) for i, m in enumerate(self.modalities) if not self.available[:, i].all()}
+        columns = dict(label=self.y, score=self.score, dialogue_id=self.dialogue, position=self.position,
+                       speaker=self.speaker, split=self.split, group=self.group)
+        bits = zip(self.modalities, self.available.T.to(torch.uint8))
+        present = {f"{m}_present": b for m, b in bits if not b.all()}
         return {k: x.numpy() for k, x in (self._features | columns | present).items() if x is not None}
 
     def with_split(self,
@@ -158,11 +167,14 @@ def _whole_numbers(arrays, name, n, where, optional=False):
     "An `[N]` array of integers as int64."
     if name not in arrays:
         if optional: return None
-        raise ValueError(f"{where}: array `{name}` is missing; expected one integer per utterance (has {sorted(arrays)})")
+        raise ValueError(f"{where}: array `{name}` is missing; expected one integer per utterance (has "
+                         f"{sorted(arrays)})")
     x = np.asarray(arrays[name])
-    if x.dtype.kind not in "iu": raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64)")
+    if x.dtype.kind not in "iu":
+        raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64)")
     if x.ndim != 1 or (n is not None and len(x) != n):
-        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected [{'N' if n is None else n}]: one integer per utterance")
+        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected "
+                         f"[{'N' if n is None else n}]: one integer per utterance")
     return torch.from_numpy(x.astype(np.int64))
 
 def _present(arrays, name, n, where):
@@ -171,20 +183,26 @@ def _present(arrays, name, n, where):
     if x is None: return torch.ones(n, dtype=torch.bool)
     x = np.asarray(x)
     if x.shape != (n,) or x.dtype.kind not in "biu" or not np.isin(x, (0, 1)).all():
-        raise ValueError(f"{where}: array `{name}_present` is {x.dtype} of shape {list(x.shape)}, expected [{n}] of 0 (never recorded) and 1")
+        raise ValueError(f"{where}: array `{name}_present` is {x.dtype} of shape {list(x.shape)}, expected "
+                         f"[{n}] of 0 (never recorded) and 1")
     return torch.from_numpy(x.astype(bool))
 
 def _modality(arrays, name, n, present, where):
     "A modality as float32 `[N, d]`, zero where never recorded; NaN and infinity elsewhere are refused."
-    if name not in arrays: raise ValueError(f"{where}: array `{name}` is missing; expected the features of modality {name!r} (has {sorted(arrays)})")
+    if name not in arrays:
+        raise ValueError(f"{where}: array `{name}` is missing; expected the features of modality {name!r} (has "
+                         f"{sorted(arrays)})")
     x = np.asarray(arrays[name])
-    if x.dtype.kind != "f": raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected float16 or float32")
+    if x.dtype.kind != "f":
+        raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected float16 or float32")
     if x.ndim != 2 or x.shape[1] < 1 or len(x) != n:
-        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected [{n}, d]: a row of d >= 1 features per utterance")
+        raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected [{n}, d]: a row of d >= "
+                         "1 features per utterance")
     with np.errstate(over="ignore"): x = torch.from_numpy(x.astype(np.float32))
     bad = ~torch.isfinite(x).all(1) & present
     if bad.any():
-        raise ValueError(f"{where}: array `{name}` has NaN or infinity in {int(bad.sum())} of {n} rows (first: row {int(bad.nonzero()[0])}); "
+        raise ValueError(f"{where}: array `{name}` has NaN or infinity in {int(bad.sum())} of {n} rows (first: "
+                         f"row {int(bad.nonzero()[0])}); "
                          f"repair them, or mark them in `{name}_present` as never recorded")
     return x.masked_fill(~present[:, None], 0.0)
 
@@ -193,8 +211,11 @@ def _score(arrays, n, where):
     if "score" not in arrays: return None
     x = np.asarray(arrays["score"])
     if x.dtype.kind != "f" or x.shape != (n,):
-        raise ValueError(f"{where}: array `score` is {x.dtype} of shape {list(x.shape)}, expected float32 [{n}], NaN where unlabelled")
-    if np.isinf(x).any(): raise ValueError(f"{where}: array `score` has infinity in {int(np.isinf(x).sum())} of {n} rows; use NaN where unlabelled")
+        raise ValueError(f"{where}: array `score` is {x.dtype} of shape {list(x.shape)}, expected float32 "
+                         f"[{n}], NaN where unlabelled")
+    if np.isinf(x).any():
+        raise ValueError(f"{where}: array `score` has infinity in {int(np.isinf(x).sum())} of {n} rows; use "
+                         "NaN where unlabelled")
     return torch.from_numpy(x.astype(np.float32))
 
 def _ordered(dialogue, position, where):
@@ -204,59 +225,77 @@ def _ordered(dialogue, position, where):
     twice = ((d.diff() == 0) & (p.diff() == 0)).nonzero().flatten()
     if len(twice):
         i = twice[0]
-        raise ValueError(f"{where}: {len(twice)} positions are taken twice (first: position {int(p[i])} of dialogue {int(d[i])}); number the utterances of a dialogue 0, 1, ...")
+        raise ValueError(f"{where}: {len(twice)} positions are taken twice (first: position {int(p[i])} of "
+                         f"dialogue {int(d[i])}); number the utterances of a dialogue 0, 1, ...")
     return order
 
 def _labels(arrays, n, names, task, where):
     "Classes `[N]` within -1..C-1, and their names."
     y = _whole_numbers(arrays, "label", n, where)
     if names is None:
-        if task == "classification": raise ValueError(f"{where}: `label_names` is missing; expected the names of the classes, in order")
+        if task == "classification":
+            raise ValueError(f"{where}: `label_names` is missing; expected the names of the classes, in order")
         names = range(max(int(y.max()) + 1, 1))
     names = tuple(str(c) for c in names)
     out = (y < -1) | (y >= len(names))
     if out.any():
-        raise ValueError(f"{where}: array `label` has {int(out.sum())} values out of range (first: {int(y[out][0])}); expected 0..{len(names) - 1} for {len(names)} classes, or -1 where unlabelled")
+        raise ValueError(f"{where}: array `label` has {int(out.sum())} values out of range (first: "
+                         f"{int(y[out][0])}); expected 0..{len(names) - 1} for {len(names)} classes, or -1 "
+                         "where unlabelled")
     return y, names
 
 # %% ../nbs/06_data.ipynb #c8421e22
 def _modality_names(arrays, modalities, where):
     "The names asked for, or every two-dimensional float array that is no known field."
-    if isinstance(modalities, str): raise TypeError(f"{where}: modalities is the string {modalities!r}, expected a list of names such as ['text', 'audio']")
-    found = [k for k, x in arrays.items() if k not in FIELDS and np.ndim(x) == 2 and (isinstance(x, Tensor) or np.asarray(x).dtype.kind == "f")]
+    if isinstance(modalities, str):
+        raise TypeError(f"{where}: modalities is the string {modalities!r}, expected a list of names such as "
+                        "['text', 'audio']")
+    is_matrix = lambda x: np.ndim(x) == 2 and (isinstance(x, Tensor) or np.asarray(x).dtype.kind == "f")
+    found = [k for k, x in arrays.items() if k not in FIELDS and is_matrix(x)]
     names = tuple(found if modalities is None else modalities)
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{where}: modalities are {list(names)}, expected one or more distinct names of [N, d] float arrays (has {found})")
+        raise ValueError(f"{where}: modalities are {list(names)}, expected one or more distinct names of [N, "
+                         f"d] float arrays (has {found})")
     missing = [m for m in names if m not in arrays]
-    if missing: raise ValueError(f"{where}: array `{missing[0]}` is missing; the modalities to be had are {found}")
+    if missing:
+        raise ValueError(f"{where}: array `{missing[0]}` is missing; the modalities to be had are {found}")
     return names
 
 def _task(task, score, where):
     "The task, by default a regression where there are scores."
     task = task or ("classification" if score is None else "regression")
-    if task not in ("classification", "regression"): raise ValueError(f"{where}: task is {task!r}, expected 'classification' or 'regression'")
-    if task == "regression" and score is None: raise ValueError(f"{where}: array `score` is missing, which a regression needs; add it or set task='classification'")
+    if task not in ("classification", "regression"):
+        raise ValueError(f"{where}: task is {task!r}, expected 'classification' or 'regression'")
+    if task == "regression" and score is None:
+        raise ValueError(f"{where}: array `score` is missing, which a regression needs; add it or set "
+                         "task='classification'")
     return task
 
 # %% ../nbs/06_data.ipynb #c84dda7e
 def load_dataset(
     folder, # with `data.npz` and `meta.json`
-    modalities=None, # names, in order; by default those that `meta.json` lists, else every two-dimensional float array
+    modalities=None, # names, in order; by default those that `meta.json` lists, else every float matrix
     task: str | None = None, # "classification" or "regression"; by default regression where there is a `score`
 ) -> ConversationDataset:
     "Read a data set from its folder."
     folder = Path(folder)
     for file in ("data.npz", "meta.json"):
         if not (folder / file).is_file():
-            raise FileNotFoundError(f"{folder / file} is missing; a data set is a folder with data.npz and meta.json (see `save_dataset`)")
+            raise FileNotFoundError(f"{folder / file} is missing; a data set is a folder with data.npz and "
+                                    "meta.json (see `save_dataset`)")
     try: meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except ValueError as e: raise ValueError(f"{folder / 'meta.json'} is no JSON ({e}); expected an object with label_names") from None
-    if not isinstance(meta, dict): raise ValueError(f"{folder / 'meta.json'} holds a {type(meta).__name__}, expected an object with label_names")
+    except ValueError as e:
+        raise ValueError(f"{folder / 'meta.json'} is no JSON ({e}); expected an object with label_names") from None
+    if not isinstance(meta, dict):
+        raise ValueError(f"{folder / 'meta.json'} holds a {type(meta).__name__}, expected an object with "
+                         "label_names")
     listed, names = meta.get("modalities"), meta.get("label_names")
-    if names is not None and not isinstance(names, list): raise ValueError(f"{folder / 'meta.json'}: label_names is {names!r}, expected a list of names")
+    if names is not None and not isinstance(names, list):
+        raise ValueError(f"{folder / 'meta.json'}: label_names is {names!r}, expected a list of names")
     if modalities is None and isinstance(listed, list): modalities = listed
     title = meta.get("name") if isinstance(meta.get("name"), str) else None
-    return ConversationDataset(load_arrays(folder / "data.npz"), modalities, label_names=names, task=task, name=folder.resolve().name, title=title)
+    return ConversationDataset(load_arrays(folder / "data.npz"), modalities, label_names=names, task=task,
+                               name=folder.resolve().name, title=title)
 
 def save_dataset(
     dataset: ConversationDataset, # to write
@@ -266,7 +305,8 @@ def save_dataset(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "data.npz", **dataset.arrays())
-    meta = dict(name=dataset.title or dataset.name, task=dataset.task, modalities=list(dataset.modalities), label_names=list(dataset.label_names), hash=dataset.hash)
+    meta = dict(name=dataset.title or dataset.name, task=dataset.task, modalities=list(dataset.modalities),
+                label_names=list(dataset.label_names), hash=dataset.hash)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -275,14 +315,16 @@ def folds(
     dataset: ConversationDataset, # its own split is not used
     k: int | None = None, # number of folds; by default one per group, or 5 where there are no groups
 ) -> Iterator: # of (name, dataset with the fold's split)
-    "Cross-validation by whole groups where there are some, else by whole dialogues: each fold is test once, and the next one its validation."
+    "Cross-validation by whole groups, or by whole dialogues: each fold is test once, the next one its validation."
     unit = dataset.dialogue if dataset.group is None else dataset.group
     if dataset.group is not None: whole_dialogues(dataset.group, dataset.dialogue, f"{dataset.name}: group")
     ids, index = torch.unique(unit, return_inverse=True)
     per_group = dataset.group is not None and k in (None, len(ids))
     k = len(ids) if per_group else 5 if k is None else k
     if not 3 <= k <= len(ids):
-        raise ValueError(f"{dataset.name}: {k} folds of {len(ids)} {'dialogues' if dataset.group is None else 'groups'}; expected 3 (train, valid, test) to {len(ids)} folds")
+        raise ValueError(f"{dataset.name}: {k} folds of {len(ids)} "
+                         f"{'dialogues' if dataset.group is None else 'groups'}; expected 3 (train, valid, "
+                         f"test) to {len(ids)} folds")
     fold = torch.arange(k) if per_group else _balanced(torch.bincount(index), k)
     for i in range(k):
         part = fold[index]
@@ -365,12 +407,17 @@ class SyntheticConversations:
         noise = self.noise if isinstance(self.noise, tuple) else (self.noise,) * len(self.modalities)
         ranges = all(len(r) == 2 and 1 <= r[0] <= r[1] for r in (self.length, self.n_speakers))
         if not (ranges and len(self.modalities) == len(self.dims) == len(noise) > 0 and min(self.dims) > 0):
-            raise ValueError(f"got length={self.length}, n_speakers={self.n_speakers}, modalities={self.modalities}, dims={self.dims}, noise={self.noise}; "
+            raise ValueError(f"got length={self.length}, n_speakers={self.n_speakers}, "
+                             f"modalities={self.modalities}, dims={self.dims}, noise={self.noise}; "
                              "expected (fewest, most) pairs, and one width and one noise per modality")
         if not (self.inertia >= 0 and self.contagion >= 0 and self.inertia + self.contagion < 1):
-            raise ValueError(f"inertia {self.inertia} + contagion {self.contagion}: expected numbers >= 0 with a sum below 1, or moods would grow without bound")
-        if not (self.n_classes >= 2 and self.n_dialogues >= 1 and all(0 < s <= 1 for s in noise) and 0 <= self.correlation < 1 and self.label_noise >= 0):
-            raise ValueError(f"got n_classes={self.n_classes}, n_dialogues={self.n_dialogues}, noise={self.noise}, correlation={self.correlation}, label_noise={self.label_noise}; "
+            raise ValueError(f"inertia {self.inertia} + contagion {self.contagion}: expected numbers >= 0 with "
+                             "a sum below 1, or moods would grow without bound")
+        shares = all(0 < s <= 1 for s in noise) and 0 <= self.correlation < 1
+        if not (self.n_classes >= 2 and self.n_dialogues >= 1 and shares and self.label_noise >= 0):
+            raise ValueError(f"got n_classes={self.n_classes}, n_dialogues={self.n_dialogues}, "
+                             f"noise={self.noise}, correlation={self.correlation}, "
+                             f"label_noise={self.label_noise}; "
                              "expected >= 2, >= 1, shares within (0, 1], a share within [0, 1), >= 0")
 
     @cached_property
@@ -416,7 +463,7 @@ class SyntheticConversations:
     def posterior(self,
         conversation: Conversation, # one of this law
         observed: Tensor | None = None, # `[n, M]` bool; what was recorded if left out
-    ) -> tuple: # mean `[n, D]` of all features, observed ones as they are; covariance `[H, H]` of the hidden entries, in row order
+    ) -> tuple: # mean `[n, D]`, observed entries as they are; covariance `[H, H]` of the hidden entries, row by row
         "The law of the hidden features given the observed ones of the whole dialogue."
         x, seen = self._observed(conversation, observed)
         cov = self.covariance(conversation)
@@ -446,7 +493,8 @@ class SyntheticConversations:
         n, q = mean.shape
         blocks = cov.view(n, q, n, q)[torch.arange(n), :, torch.arange(n)]
         g = torch.Generator().manual_seed(self.seed)
-        h = mean + torch.einsum("npq,snq->snp", torch.linalg.cholesky(blocks), torch.randn(n_samples, n, q, generator=g, dtype=torch.float64))
+        z = torch.randn(n_samples, n, q, generator=g, dtype=torch.float64)
+        h = mean + torch.einsum("npq,snq->snp", torch.linalg.cholesky(blocks), z)
         votes = h @ self.prototypes.T
         votes = votes + self.label_noise * torch.randn(votes.shape, generator=g, dtype=torch.float64)
         return torch.nn.functional.one_hot(votes.argmax(-1), self.n_classes).double().mean(0)
@@ -463,12 +511,14 @@ class SyntheticConversations:
         arrays["speaker"] += self.n_speakers[1] * arrays["dialogue_id"]
         split = (which >= 0.6 * self.n_dialogues).long() + (which >= 0.8 * self.n_dialogues)
         arrays["split"] = split[arrays["dialogue_id"]].to(torch.int8).numpy()
-        return ConversationDataset(arrays, self.modalities, label_names=[f"emotion{c}" for c in range(self.n_classes)], name="synthetic", title="synthetic")
+        names = [f"emotion{c}" for c in range(self.n_classes)]
+        return ConversationDataset(arrays, self.modalities, label_names=names, name="synthetic", title="synthetic")
 
     def _observed(self, conversation, observed):
         "All features of a dialogue as one float64 vector, and which of them are observed."
         if conversation.modalities != tuple(self.modalities):
-            raise ValueError(f"the conversation has modalities {conversation.modalities}, expected {tuple(self.modalities)} of this law")
+            raise ValueError(f"the conversation has modalities {conversation.modalities}, expected "
+                             f"{tuple(self.modalities)} of this law")
         bits = conversation.present if observed is None else torch.as_tensor(observed) & conversation.present
         x = torch.cat([conversation[m] for m in self.modalities], 1).double()
         return x.flatten(), bits.repeat_interleave(torch.tensor(self.dims), dim=1).flatten()
@@ -483,7 +533,8 @@ class SyntheticConversations:
         x = h @ B.T + normal(n, 2) @ G.T + normal(n, len(own)) * own.sqrt()
         votes = h @ self.prototypes.T + self.label_noise * normal(n, self.n_classes)
         talk = dict(zip(self.modalities, x.float().split(list(self.dims), 1)), speaker=speaker, label=votes.argmax(1))
-        if self.with_score: talk["score"] = (1.5 * (votes[:, -1] - votes[:, :-1].mean(1)) * (1 - 1 / self.n_classes)).clamp(-3, 3).float()
+        lead = (votes[:, -1] - votes[:, :-1].mean(1)) * (1 - 1 / self.n_classes)  # of the last emotion
+        if self.with_score: talk["score"] = (1.5 * lead).clamp(-3, 3).float()
         return talk
 
 # %% ../nbs/06_data.ipynb #d4025ead
@@ -491,8 +542,9 @@ def _turns(n, n_speakers, g):
     "Who speaks: mostly somebody else than the last one."
     speaker = torch.zeros(n, dtype=torch.int64)
     for i in range(1, n if n_speakers > 1 else 0):
+        step = torch.randint(1, n_speakers, (), generator=g)
         stays = torch.rand((), generator=g) < 0.3
-        speaker[i] = speaker[i - 1] if stays else (speaker[i - 1] + torch.randint(1, n_speakers, (), generator=g)) % n_speakers
+        speaker[i] = (speaker[i - 1] + (0 if stays else step)) % n_speakers
     return speaker
 
 def _condition(cross, seen, prior, x):

@@ -26,7 +26,8 @@ def _mask(name, values, shape=None):
     values = torch.as_tensor(values)
     if values.dtype != torch.bool or values.ndim != 2 or (shape is not None and values.shape != shape):
         expected = "[N, M]" if shape is None else list(shape)
-        raise ValueError(f"{name} is {values.dtype} of shape {list(values.shape)}, expected bool of shape {expected}")
+        raise ValueError(f"{name} is {values.dtype} of shape {list(values.shape)}, expected bool of shape "
+                         f"{expected}")
     return values
 
 # %% ../nbs/05_missing.ipynb #75c0821c
@@ -51,7 +52,8 @@ def reachable_rate(
     if rate <= largest: return float(rate)
     digits = max(len(f"{rate:.6f}".rstrip("0").split(".")[1]), 1)
     if round(largest, digits) >= round(rate, digits): return largest
-    raise ValueError(f"missing rate {rate} is unreachable: when each utterance keeps one of its recorded modalities, at most "
+    raise ValueError(f"missing rate {rate} is unreachable: when each utterance keeps one of its recorded "
+                     "modalities, at most "
                      f"{largest:.4f} of the {recorded} recorded entries can be hidden; ask for at most that")
 
 # %% ../nbs/05_missing.ipynb #d45d025e
@@ -82,7 +84,8 @@ def draw_mask(
     available = _mask("available", available)
     dialogue = torch.zeros(len(available), dtype=torch.int64) if dialogue is None else torch.as_tensor(dialogue)
     if dialogue.shape != available.shape[:1]:
-        raise ValueError(f"dialogue has shape {list(dialogue.shape)}, expected [{len(available)}]: one dialogue per utterance")
+        raise ValueError(f"dialogue has shape {list(dialogue.shape)}, expected [{len(available)}]: one "
+                         "dialogue per utterance")
     return protocol.draw(available, dialogue, torch.Generator().manual_seed(seed))
 
 # %% ../nbs/05_missing.ipynb #8d26e05a
@@ -100,7 +103,8 @@ def hide_within(
     "Hide exactly `count` entries of each group, each utterance keeping one."
     keeper = torch.where(available, _uniform(available.shape, generator), -1.0).argmax(1, keepdim=True)
     free = available.clone().scatter_(1, keeper, False)
-    order = torch.where(free, _uniform(free.shape, generator), 2.0) + 4 * group[:, None]   # group by group, free entries first
+    # sorted group by group, and in each group the free entries first
+    order = torch.where(free, _uniform(free.shape, generator), 2.0) + 4 * group[:, None]
     rank = torch.empty(order.numel(), dtype=torch.int64)
     rank[order.flatten().argsort()] = torch.arange(order.numel())
     sizes = torch.bincount(group, minlength=len(count)) * available.shape[1]
@@ -115,7 +119,8 @@ class RandomMissing(Protocol):
 
     def draw(self, available, dialogue, generator):
         hide = round(reachable_rate(self.rate, available) * int(available.sum()))
-        return hide_within(available, torch.zeros(len(available), dtype=torch.int64), torch.tensor([hide]), generator)
+        one_group = torch.zeros(len(available), dtype=torch.int64)
+        return hide_within(available, one_group, torch.tensor([hide]), generator)
 
 @dataclass(frozen=True)
 class MixedMissing(Protocol):
@@ -130,7 +135,8 @@ class MixedMissing(Protocol):
         entries = torch.bincount(group, weights=available.sum(1).double())
         most = (entries - torch.bincount(group, weights=available.any(1).double())) / entries.clamp(min=1)
         if self.max_rate is not None: most = most.clamp(max=self.max_rate)
-        count = torch.round(_uniform(len(entries), generator) * most * entries).long()
+        largest = torch.round(most * entries)
+        count = torch.floor(_uniform(len(entries), generator) * (largest + 1)).long()
         return hide_within(available, group, count, generator)
 
 # %% ../nbs/05_missing.ipynb #8abc07e8
@@ -143,7 +149,8 @@ class FixedMissing(Protocol):
     def __post_init__(self):
         unknown = [m for m in self.missing if m not in self.modalities]
         if isinstance(self.missing, str) or unknown:
-            raise ValueError(f"missing is {self.missing!r}, expected a tuple of names out of {tuple(self.modalities)}")
+            raise ValueError(f"missing is {self.missing!r}, expected a tuple of names out of "
+                             f"{tuple(self.modalities)}")
         if set(self.missing) >= set(self.modalities):
             raise ValueError(f"missing names all of {tuple(self.modalities)}: leave at least one modality")
 
@@ -155,7 +162,8 @@ class FixedMissing(Protocol):
 
     def draw(self, available, dialogue, generator):
         if available.shape[1] != len(self.modalities):
-            raise ValueError(f"available has {available.shape[1]} columns, expected {len(self.modalities)}: {tuple(self.modalities)}")
+            raise ValueError(f"available has {available.shape[1]} columns, expected {len(self.modalities)}: "
+                             f"{tuple(self.modalities)}")
         observed = available & ~torch.tensor([m in self.missing for m in self.modalities])
         bare = available.any(1) & ~observed.any(1)
         observed[bare, available[bare].int().argmax(1)] = True
@@ -201,13 +209,16 @@ class PerModalityMissing(Protocol):
 
     def draw(self, available, dialogue, generator):
         if len(self.rates) != available.shape[1] or not all(0 <= r <= 1 for r in self.rates):
-            raise ValueError(f"rates are {self.rates}, expected {available.shape[1]} numbers within [0, 1], one per modality")
+            raise ValueError(f"rates are {self.rates}, expected {available.shape[1]} numbers within [0, 1], "
+                             "one per modality")
         recorded = available.sum(0).tolist()
         hide = [round(r * n) for r, n in zip(self.rates, recorded)]
         keeper = _keepers(available, [n - h for n, h in zip(recorded, hide)], generator)
         if keeper is None:
-            raise ValueError(f"rates {self.rates} are unreachable: they would leave utterances with nothing observed; lower some of them "
-                             f"(of {sum(recorded)} recorded entries at most {sum(recorded) - int(available.any(1).sum())} can be hidden)")
+            raise ValueError(f"rates {self.rates} are unreachable: they would leave utterances with nothing "
+                             "observed; lower some of them "
+                             f"(of {sum(recorded)} recorded entries at most "
+                             f"{sum(recorded) - int(available.any(1).sum())} can be hidden)")
         score = torch.where(available, _uniform(available.shape, generator), 2.0)
         has = keeper >= 0
         score[has, keeper[has]] = 2.0
@@ -216,7 +227,7 @@ class PerModalityMissing(Protocol):
 
 # %% ../nbs/05_missing.ipynb #f622101c
 def _keepers(available, room, generator):
-    "For each utterance a recorded modality that it keeps (-1 where nothing was recorded), within the room of each; None if there is no way."
+    "A recorded modality for each utterance to keep (-1: has none), within the room of each; None if impossible."
     N, room = len(available), list(room)
     keeper, kept_by = [-1] * N, [[] for _ in room]
     uniform = _uniform(N, generator).tolist()
@@ -264,13 +275,16 @@ def plot_masks(
     available = torch.ones_like(observed) if available is None else _mask("available", available, observed.shape)
     shade = torch.where(observed & available, 0.15, torch.where(available, 1.0, 0.7))
     N, M = observed.shape
-    ax.pcolormesh(np.arange(N + 1), np.arange(M + 1), shade.T.numpy(), cmap="gray", vmin=0, vmax=1, edgecolors="lightgrey", linewidth=0.3)
+    ax.pcolormesh(np.arange(N + 1), np.arange(M + 1), shade.T.numpy(), cmap="gray", vmin=0, vmax=1,
+                  edgecolors="lightgrey", linewidth=0.3)
     if dialogue is not None:
-        for end in (torch.as_tensor(dialogue).diff() != 0).nonzero().flatten().tolist(): ax.axvline(end + 1, color="tab:red", lw=1.5)
+        ends = (torch.as_tensor(dialogue).diff() != 0).nonzero().flatten().tolist()
+        for end in ends: ax.axvline(end + 1, color="tab:red", lw=1.5)
     ax.set_yticks(np.arange(M) + 0.5, modalities or range(M))
     ax.invert_yaxis()
     ax.set_xticks([])
-    ax.set_title(f"{title or 'observed'}: realised rate {realised_rate(observed, available):.3f}", loc="left", fontsize=10)
+    rate = realised_rate(observed, available)
+    ax.set_title(f"{title or 'observed'}: realised rate {rate:.3f}", loc="left", fontsize=10)
     return ax
 
 # %% ../nbs/05_missing.ipynb #d3f6f14b
@@ -279,16 +293,19 @@ def load_arrays(
 ) -> dict: # name -> array
     "The arrays of an `.npz`; pickled objects in it are refused without being read."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path} is not a file: expected an .npz of plain arrays there")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file: expected an .npz of plain arrays there")
     if not zipfile.is_zipfile(path): raise ValueError(f"{path} is no .npz archive: write it with numpy.savez")
     arrays = {}
     try: archive = np.load(path, allow_pickle=False)
-    except Exception as e: raise ValueError(f"{path} is no .npz archive or is damaged ({e}); write it anew with numpy.savez") from None
+    except Exception as e:
+        raise ValueError(f"{path} is no .npz archive or is damaged ({e}); write it anew with numpy.savez") from None
     with archive:
         for name in archive.files:
             try: arrays[name] = archive[name]
-            except Exception as e: raise ValueError(f"{path}: array `{name}` holds pickled objects or is damaged ({e}); it was not loaded. "
-                                                    "Store plain numbers, bools or strings of fixed width.") from None
+            except Exception as e:
+                raise ValueError(f"{path}: array `{name}` holds pickled objects or is damaged ({e}); it was not loaded. "
+                                 "Store plain numbers, bools or strings of fixed width.") from None
             if not isinstance(arrays[name], np.ndarray):
                 raise ValueError(f"{path}: member `{name}` is no numpy array; store arrays only")
     return arrays
@@ -308,15 +325,22 @@ def _stream(*what):
 def _check_kit(split, modalities, masks, where):
     "Refuse what is no kit: shapes, types, split values, rates, utterances with nothing observed."
     if split.ndim != 1 or split.is_floating_point() or not bool(((split >= 0) & (split <= 2)).all()):
-        raise ValueError(f"{where}: split is {split.dtype} of shape {list(split.shape)}, expected [N] integers 0 (train), 1 (valid) or 2 (test)")
+        raise ValueError(f"{where}: split is {split.dtype} of shape {list(split.shape)}, expected [N] integers "
+                         "0 (train), 1 (valid) or 2 (test)")
     if not modalities or len(set(modalities)) < len(modalities):
-        raise ValueError(f"{where}: modalities are {modalities}, expected distinct names, one per column of the masks")
-    if not masks: raise ValueError(f"{where}: no mask in it; expected arrays named like observed_r3_s0 (rate 0.3, seed 0)")
+        raise ValueError(f"{where}: modalities are {modalities}, expected distinct names, one per column of "
+                         "the masks")
+    if not masks:
+        raise ValueError(f"{where}: no mask in it; expected arrays named like observed_r3_s0 (rate 0.3, seed "
+                         "0)")
     for (rate, seed), mask in masks.items():
-        if not 0 <= rate < 1: raise ValueError(f"{where}: rate {rate} of a mask, expected a number within [0, 1)")
+        if not 0 <= rate < 1:
+            raise ValueError(f"{where}: rate {rate} of a mask, expected a number within [0, 1)")
         mask = _mask(f"{where}: {_key(rate, seed)}", mask, torch.Size([len(split), len(modalities)]))
         empty = int((~mask.any(1)).sum())
-        if empty: raise ValueError(f"{where}: {_key(rate, seed)} leaves {empty} of {len(mask)} utterances with nothing observed; each needs at least one modality")
+        if empty:
+            raise ValueError(f"{where}: {_key(rate, seed)} leaves {empty} of {len(mask)} utterances with "
+                             "nothing observed; each needs at least one modality")
 
 # %% ../nbs/05_missing.ipynb #48935ef6
 @dataclass
@@ -331,7 +355,7 @@ class MaskKit:
 
     def __post_init__(self):
         self.split, self.modalities = torch.as_tensor(self.split), tuple(str(m) for m in self.modalities)
-        self.masks = {(round(float(r), 6), int(s)): torch.as_tensor(mask) for (r, s), mask in sorted(self.masks.items())}
+        self.masks = {(round(float(r), 6), int(s)): torch.as_tensor(m) for (r, s), m in sorted(self.masks.items())}
         _check_kit(self.split, self.modalities, self.masks, self.path)
         self.split = self.split.to(torch.int8)
 
@@ -345,7 +369,7 @@ class MaskKit:
     def hash(self) -> str:
         "16 hexadecimal digits of the contents: split, modalities and masks, however the file is compressed."
         digest = hashlib.sha256(repr((self.modalities, len(self.split))).encode() + self.split.numpy().tobytes())
-        for (rate, seed), mask in self.masks.items(): digest.update(_key(rate, seed).encode() + np.packbits(mask.numpy()).tobytes())
+        for key, mask in self.masks.items(): digest.update(_key(*key).encode() + np.packbits(mask.numpy()).tobytes())
         return digest.hexdigest()[:16]
 
     def observed(self,
@@ -355,7 +379,8 @@ class MaskKit:
         "The mask of a rate and seed."
         key = (round(float(rate), 6), int(seed))
         if key not in self.masks:
-            raise ValueError(f"{self.path} has no mask for rate {rate}, seed {seed}; it has rates {self.rates} and seeds {self.seeds}")
+            raise ValueError(f"{self.path} has no mask for rate {rate}, seed {seed}; it has rates {self.rates} "
+                             f"and seeds {self.seeds}")
         return self.masks[key]
 
     @classmethod
@@ -363,12 +388,17 @@ class MaskKit:
         "Read a kit from an `.npz`."
         arrays = load_arrays(path)
         for name in ("split", "modalities"):
-            if name not in arrays: raise ValueError(f"{path}: array `{name}` is missing; a kit has split, modalities and observed_r{{R}}_s{{S}}")
+            if name not in arrays:
+                raise ValueError(f"{path}: array `{name}` is missing; a kit has split, modalities and "
+                                 f"observed_r{{R}}_s{{S}}")
         if arrays["modalities"].dtype.kind != "U" or arrays["modalities"].ndim != 1:
-            raise ValueError(f"{path}: modalities has dtype {arrays['modalities'].dtype}, expected a [M] array of strings")
+            raise ValueError(f"{path}: modalities has dtype {arrays['modalities'].dtype}, expected a [M] array "
+                             "of strings")
         names = [n for n in arrays if n.startswith("observed")]
         wrong = [n for n in names if not _KEY.fullmatch(n)]
-        if wrong: raise ValueError(f"{path}: array `{wrong[0]}` is named like no mask; expected e.g. observed_r25_s0 (rate 0.25, seed 0)")
+        if wrong:
+            raise ValueError(f"{path}: array `{wrong[0]}` is named like no mask; expected e.g. observed_r25_s0 "
+                             "(rate 0.25, seed 0)")
         masks = {(float("0." + r), int(s)): arrays[n] for n in names for r, s in [_KEY.fullmatch(n).groups()]}
         text = {k: str(arrays[k]) for k in ("data_hash", "protocol") if k in arrays}
         return cls(arrays["split"], tuple(arrays["modalities"].tolist()), masks, **text, path=str(path))
@@ -378,12 +408,13 @@ class MaskKit:
         path = Path(path)
         arrays = {_key(*key): mask.numpy() for key, mask in self.masks.items()}
         text = {k: np.array(getattr(self, k)) for k in ("data_hash", "protocol") if getattr(self, k)}
-        with path.open("wb") as file: np.savez_compressed(file, split=self.split.numpy(), modalities=np.array(self.modalities), **arrays, **text)
+        arrays |= dict(split=self.split.numpy(), modalities=np.array(self.modalities))
+        with path.open("wb") as file: np.savez_compressed(file, **arrays, **text)
         return path
 
     @classmethod
     def draw(cls,
-        dataset, # anything with `split`, `dialogue` `[N]`, `available` `[N, M]`, `modalities`, and perhaps `order` and `hash`
+        dataset, # has `split`, `dialogue` `[N]`, `available` `[N, M]`, `modalities`, and perhaps `order`, `hash`
         rates, # nominal missing rates
         seeds, # mask seeds
         protocol: Callable = RandomMissing, # rate -> Protocol
@@ -395,25 +426,33 @@ class MaskKit:
             observed = dataset.available.clone()
             for part in split.unique().tolist():
                 rows = order[split[order] == part]
-                observed[rows] = protocol(rate).draw(dataset.available[rows], dataset.dialogue[rows], _stream("kit", rate, seed, part))
+                stream = _stream("kit", rate, seed, part)
+                observed[rows] = protocol(rate).draw(dataset.available[rows], dataset.dialogue[rows], stream)
             masks[rate, seed] = observed
-        return cls(split, dataset.modalities, masks, getattr(dataset, "hash", None), protocol(next(iter(rates))).name)
+        name = protocol(next(iter(rates))).name
+        return cls(split, dataset.modalities, masks, getattr(dataset, "hash", None), name)
 
     def check(self,
         dataset, # a `ConversationDataset` that has the kit's modalities
     ) -> None:
         "Refuse a kit that was made for other data."
         absent = [m for m in self.modalities if m not in dataset.modalities]
-        if absent: raise ValueError(f"{self.path} masks {self.modalities}, but the data set has {tuple(dataset.modalities)}: load it with the kit's modalities")
+        if absent:
+            raise ValueError(f"{self.path} masks {self.modalities}, but the data set has "
+                             f"{tuple(dataset.modalities)}: load it with the kit's modalities")
         if len(self.split) != len(dataset.dialogue):
-            raise ValueError(f"{self.path} is a mask kit for {len(self.split)} utterances, but the data set has {len(dataset.dialogue)}: it was made for other data")
+            raise ValueError(f"{self.path} is a mask kit for {len(self.split)} utterances, but the data set "
+                             f"has {len(dataset.dialogue)}: it was made for other data")
         if tuple(dataset.modalities) != self.modalities: dataset = dataset.with_modalities(self.modalities)
         if self.data_hash and self.data_hash != dataset.hash:
-            raise ValueError(f"{self.path} was drawn for data with hash {self.data_hash}, but this data set has {dataset.hash}: draw a kit for it")
+            raise ValueError(f"{self.path} was drawn for data with hash {self.data_hash}, but this data set "
+                             f"has {dataset.hash}: draw a kit for it")
         whole_dialogues(self.split, dataset.dialogue, self.path)
         for key, mask in self.masks.items():
             bare = int((~(mask & dataset.available).any(1)).sum())
-            if bare: raise ValueError(f"{self.path}: {_key(*key)} leaves {bare} utterances with nothing observed, as what it shows of them was never recorded: draw a kit for this data set")
+            if bare:
+                raise ValueError(f"{self.path}: {_key(*key)} leaves {bare} utterances with nothing observed, "
+                                 "as what it shows of them was never recorded: draw a kit for this data set")
 
 # %% ../nbs/05_missing.ipynb #2c7cb45d
 def whole_dialogues(
@@ -424,6 +463,9 @@ def whole_dialogues(
     "Refuse a split that cuts a dialogue in two."
     names, index = torch.unique(torch.as_tensor(dialogue), return_inverse=True)
     part = torch.as_tensor(split).double()
-    low, high = (torch.zeros(len(names), dtype=torch.float64).scatter_reduce(0, index, part, how, include_self=False) for how in ("amin", "amax"))
+    none = torch.zeros(len(names), dtype=torch.float64)
+    low, high = (none.scatter_reduce(0, index, part, how, include_self=False) for how in ("amin", "amax"))
     cut = names[low != high].tolist()
-    if cut: raise ValueError(f"{where}: {len(cut)} dialogues are cut by the split (first: dialogue {cut[0]}); put every dialogue into one split whole")
+    if cut:
+        raise ValueError(f"{where}: {len(cut)} dialogues are cut by the split (first: dialogue {cut[0]}); put "
+                         "every dialogue into one split whole")
