@@ -384,7 +384,9 @@ class MaskKit:
         return self.masks[key]
 
     @classmethod
-    def load(cls, path) -> "MaskKit":
+    def load(cls,
+        path, # an `.npz` file
+    ) -> "MaskKit":
         "Read a kit from an `.npz`."
         arrays = load_arrays(path)
         for name in ("split", "modalities"):
@@ -403,7 +405,9 @@ class MaskKit:
         text = {k: str(arrays[k]) for k in ("data_hash", "protocol") if k in arrays}
         return cls(arrays["split"], tuple(arrays["modalities"].tolist()), masks, **text, path=str(path))
 
-    def save(self, path) -> Path:
+    def save(self,
+        path, # to write
+    ) -> Path: # the same
         "Write the kit as an `.npz`."
         path = Path(path)
         arrays = {_key(*key): mask.numpy() for key, mask in self.masks.items()}
