@@ -244,14 +244,15 @@ def plan(
 ) -> list: # of `Training`s, in the order in which they run
     "All trainings of a grid, everything checked; masks are drawn and saved where there is no kit."
     Path(benchmark.out).mkdir(parents=True, exist_ok=True)
-    found = []
+    found, source_commit = [], commit()
     for dataset, fold, kit, rates, source in cells(benchmark):
         protocol = str(getattr(kit, "protocol", None) or "kit")
         for name, model in benchmark.models.items():
             config = dict(model=name, **settings(model, dataset), training=asdict(benchmark.config),
                           modalities=list(dataset.modalities), missing_rate=benchmark.missing_rate, protocol=protocol)
             facts = dict(protocol=f"{protocol}/{benchmark.missing_rate}", validation=source, config=config,
-                         config_hash=fingerprint(config), data_hash=dataset.hash, mask_hash=kit.hash)
+                         config_hash=fingerprint(config), data_hash=dataset.hash, mask_hash=kit.hash,
+                         commit=source_commit)
             groups = [(r, (r,)) for r in rates] if benchmark.missing_rate == "per_rate" else [("mixed", rates)]
             found += [Training(dataset, fold, kit, name, model, seed, judged, missing_rate, benchmark.config, facts)
                       for seed in benchmark.seed_list for missing_rate, judged in groups]
@@ -283,14 +284,14 @@ def train(
     model = fit(t.dataset, model=t.model, missing_rate=t.missing_rate, seed=t.seed, kit=t.kit, config=t.config,
                 progress=progress)
     shared = dict(dataset=t.dataset.name, protocol=t.facts["protocol"], fold=t.fold, seed=t.seed, model=t.name,
-                  commit=commit(), **{k: t.facts[k] for k in ["mask_hash", "data_hash", "config_hash"]},
+                  **{k: t.facts[k] for k in ["mask_hash", "data_hash", "config_hash", "commit"]},
                   **{k: model.history.get(k) for k in ["epoch", "epochs", "seconds_per_epoch", "parameters"]})
     rows = {r["rate"]: r for r in (read_record(Path(out) / "records" / f"{t.id}.json") or {}).get("rows", [])}
     for rate in t.rates:
         observed = np.asarray(t.kit.observed(rate, t.seed))
         rows.setdefault(rate, dict(shared, rate=rate, **evaluate(model, t.dataset, observed=observed, seed=t.seed)))
-    record = dict(id=t.id, rows=[_plain(rows[r]) for r in sorted(rows)], **t.facts, seed=t.seed, commit=commit(),
-                  versions=versions(), wall_seconds=round(time.time() - start, 3),
+    record = dict(id=t.id, rows=[_plain(rows[r]) for r in sorted(rows)], **t.facts, seed=t.seed, versions=versions(),
+                  wall_seconds=round(time.time() - start, 3),
                   finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                   train_dialogues=len(t.dataset.train), valid_dialogues=len(t.dataset.valid), test_dialogues=len(t.dataset.test))
     write_whole(Path(out) / "records" / f"{t.id}.json", json.dumps(record, indent=1, default=float) + "\n")
@@ -428,7 +429,9 @@ def plot_rates(
     sns.lineplot(results.assign(realised_rate=realised), x="realised_rate", y=metric, hue="model", style="model",
                  markers=True, dashes=False, errorbar="sd", err_style="band", markeredgewidth=0, ax=ax)
     ax.set(xlabel="share of recorded entries hidden", ylabel=metric.replace("_", " "))
-    ax.set_title(f"{', '.join(results['dataset'].unique())}: mean and standard deviation over {' x '.join(counted)}", fontsize="small")
+    many = len(results[["fold", "seed"]].drop_duplicates()) > 1
+    ax.set_title(f"{', '.join(results['dataset'].unique())}: {'mean and standard deviation over ' * many}{' x '.join(counted)}",
+                 fontsize="small")
     ax.legend(title=None)
     return ax
 
