@@ -98,7 +98,7 @@ class Benchmark:
 def with_validation(
     dataset: ConversationDataset, # with a training split
     *,
-    share: float=1 / 7, # of the training dialogues, at least one of them
+    share: float=.15, # of the training dialogues, at least one of them
     seed: int=0, # chooses the dialogues
 ) -> tuple: # the data set with a validation split, and in words where that came from
     "Cut whole dialogues from the training split where there is no validation split."
