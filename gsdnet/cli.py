@@ -164,8 +164,11 @@ def train(
     kit = read_kit(masks)
     dataset = read_data(data, names(modalities) or (list(kit.modalities) if kit else None), task)
     dataset, source = with_validation(dataset.use(kit) if kit else dataset)
-    rate = missing_rate if missing_rate == "mixed" else numbers(missing_rate)[0]
+    rate = missing_rate if missing_rate == "mixed" else numbers(missing_rate)
+    if rate != "mixed" and len(rate) != 1:
+        raise ValueError(f"missing_rate is {missing_rate!r}, expected mixed or one number: train once for each rate")
     config = training if isinstance(training, TrainConfig) else TrainConfig(**(training or {}))
+    rate = rate if rate == "mixed" else rate[0]
     made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
                kit=kit, config=config)
     made.save_pretrained(run)
@@ -289,39 +292,40 @@ def info() -> int:
 
 # %% ../nbs/15_cli.ipynb #e1da7cdc
 def parser(
-    command: str | None=None, # the command that will run: only its options that need slow imports are added
+    command: str | None=None, # the command that will run; the others are only named, so that help waits for no import
 ) -> ArgumentParser: # of the whole program
     "The command line, read from the functions above."
     top = ArgumentParser(prog="gsdnet", description="Emotion recognition in conversations with missing modalities.")
     commands = top.add_subcommands(dest="command")
-    for function, positional in [(benchmark, {"data": "+"}), (train, {"data": None}), (evaluate, {"run": None, "data": None}),
-                                 (predict, {"run": None, "data": None}), (info, {})]:
+    for function in COMMANDS.values():
         about = function.__doc__.split("\n")[0]
         own = ArgumentParser(description=about)
-        described = documented(function)
-        for name, count in positional.items():
-            own.add_argument(name, **({"nargs": count} if count else {}), type=str, help=described[name])
-        own.add_function_arguments(function, as_group=False, skip={*positional, "json", "training", "architecture"})
-        if function is evaluate: own.add_argument("--json", action="store_true", help=described["json"])
-        if function is train: settings_of_training(own, slow=command == "train")
+        if function.__name__ == command: add_options(own, function)
         commands.add_subcommand(function.__name__, own, help=about)
     return top
+
+# %% ../nbs/15_cli.ipynb #23965586
+def add_options(own, function):
+    "Give a command's parser the function's parameters: data and run by their place, the others by name."
+    described, count = documented(function), {"nargs": "+"} if function is benchmark else {}
+    placed = [name for name in ("run", "data") if name in described and not (name == "run" and function is train)]
+    for name in placed:
+        own.add_argument(name, **(count if name == "data" else {}), type=str, help=described[name])
+    own.add_function_arguments(function, as_group=False, skip={*placed, "json", "training", "architecture"})
+    if function is evaluate: own.add_argument("--json", action="store_true", help=described["json"])
+    if function is train:
+        from gsdnet.model import GSDConfig
+        from gsdnet.trainer import TrainConfig
+        own.add_argument("--config", action=ActionConfigFile,
+                         help="YAML file with any of these options, such as training: {epochs: 10}")
+        own.add_class_arguments(TrainConfig, "training")
+        own.add_class_arguments(GSDConfig, "architecture", skip={"dims", "label_names", "task"})
 
 # %% ../nbs/15_cli.ipynb #654c6d68
 def documented(function) -> dict:
     "The parameters of a NumPy-style docstring with what is said of them."
     lines = [line.strip() for line in function.__doc__.split("----------")[-1].splitlines()]
     return {a: b for a, b in zip(lines, lines[1:]) if a.isidentifier()}
-
-# %% ../nbs/15_cli.ipynb #344efbf6
-def settings_of_training(own, slow):
-    "Options of `train` that come from dataclasses, and a YAML file with any of the options."
-    own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options, such as training: {epochs: 10}")
-    if not slow: return
-    from gsdnet.model import GSDConfig
-    from gsdnet.trainer import TrainConfig
-    own.add_class_arguments(TrainConfig, "training")
-    own.add_class_arguments(GSDConfig, "architecture", skip={"dims", "label_names", "task"})
 
 # %% ../nbs/15_cli.ipynb #3a2a648a
 def main(

@@ -121,6 +121,7 @@ def test_a_yaml_file_sets_any_option(talks, tmp_path):
     ("benchmark TALKS --masks nowhere.npz --out OUT", "nowhere.npz"),
     ("benchmark TALKS TALKS --out OUT", "distinct names"),
     ("train TALKS --run OUT --missing_rate often", "numbers"),
+    ("train TALKS --run OUT --missing_rate 0.3,0.5", "one number"),
     ("train TALKS --run OUT --training.epochs 0", "epochs"),
     ("evaluate TALKS TALKS", "config.json"),
     ("predict nowhere TALKS --out OUT", "config.json"),
