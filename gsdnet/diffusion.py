@@ -223,8 +223,8 @@ class SpectralDiffusion(nn.Module):
         values, level = unpack(sampler(denoise, start, timesteps(n_steps), sde=self.sde, generator=generator))
         values = torch.where(self.columns(observed), x, values)
         spectra = graph.spectrum.values[..., None] + self.spread * level
-        std = values.std(0, correction=0) if n_samples > 1 else torch.zeros_like(x)
-        return Recovery(torch.where(self.columns(observed), x, values.mean(0)), std, values, spectra)
+        mean = torch.where(self.columns(observed), x, values.mean(0))
+        return Recovery(mean, (values - mean).square().mean(0).sqrt(), values, spectra)
 
 # %% ../nbs/08_diffusion.ipynb #d6cd7cd1
 def recovery_error(

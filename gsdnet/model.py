@@ -260,7 +260,7 @@ class Recogniser(nn.Module):
         conversations: Sequence[Conversation], # to answer
         observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
         *,
-        batch_size: int = 32, # dialogues
+        batch_size: int = 8, # dialogues; few of like length pad little
         targets: bool = False, # keep hidden values apart, to measure against them
     ):
         "Yield `(places, batch)`, dialogues of like length together."
@@ -279,7 +279,7 @@ class Recogniser(nn.Module):
         observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
         *,
         seed: int = 0, # of the sampling noise, with each conversation's key
-        batch_size: int = 32, # dialogues
+        batch_size: int = 8, # dialogues; few of like length pad little
         **options, # `n_steps`, `n_samples` of the sampler
     ) -> Prediction:
         "Answer conversations; an answer does not depend on what it was batched with."

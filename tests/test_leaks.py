@@ -63,7 +63,7 @@ def test_garbage_in_a_data_set_changes_no_bit(data, observed, name):
 
 def test_garbage_in_padding_changes_no_bit(data, observed):
     model = trained(data)
-    (_, batch), = model.batches(data.test, observed)
+    (_, batch), = model.batches(data.test, observed, batch_size=32)
     clean = model.outputs(batch)
     pad = ~batch.valid
     assert pad.any()
