@@ -198,6 +198,8 @@ class SpectralDiffusion(nn.Module):
     ) -> Recovery:
         "Draw the hidden features and eigenvalues from their distribution given what is observed."
         self.check(x, observed, graph)
+        if n_steps < 1 or n_samples < 1:
+            raise ValueError(f"got n_steps={n_steps}, n_samples={n_samples}, expected at least 1 of each")
         (b, n, d), k, m = x.shape, graph.spectrum.values.shape[-1], len(self.dims)
         x = torch.where(self.columns(observed), x, 0.0)
         given = x, observed, self.offsets(x, graph, observed)

@@ -179,7 +179,9 @@ class Recogniser(nn.Module):
         if self.config.task == "regression":
             score = torch.cat([c.score for c in conversations])
             score = score[score.isfinite()]
-            self.score_scale.copy_(torch.stack([score.mean(), score.std()]))
+            if not len(score): raise ValueError("got no training utterance with a score, expected some; NaN means unlabelled")
+            std = score.std(correction=0)
+            self.score_scale.copy_(torch.stack([score.mean(), std if std > 0 else torch.ones(())]))
 
     def align(self,
         batch: ConversationBatch, # in its data set's order of modalities
@@ -283,6 +285,7 @@ class Recogniser(nn.Module):
         **options, # `n_steps`, `n_samples` of the sampler
     ) -> Prediction:
         "Answer conversations; an answer does not depend on what it was batched with."
+        if not len(conversations): raise ValueError("got no conversations, expected at least one")
         training = self.training
         self.eval()
         begin, parts = time.perf_counter(), {}
@@ -388,7 +391,8 @@ class GSDNet(Recogniser):
         "Recover the latents of missing modalities and the spectra of their graphs."
         z = self.encode(batch) if z is None else z
         return self.diffusion.recover(z.flatten(-2), batch.observed, batch.graph, generator=generator,
-            n_steps=n_steps or self.config.n_steps, n_samples=n_samples or self.config.n_samples)
+            n_steps=self.config.n_steps if n_steps is None else n_steps,
+            n_samples=self.config.n_samples if n_samples is None else n_samples)
 
     def fuse(self,
         z: Tensor, # `[B, N, M, d]` latents, zero where hidden
@@ -469,6 +473,7 @@ class GSDNet(Recogniser):
     ) -> dict[str, float]:
         "Error and cosine of recovered latents against the encoded truth, and the time it took."
         if not self.config.recover: return {}
+        training = self.training
         self.eval()
         square = cosine = count = seconds = utterances = 0
         for _, batch in self.batches(conversations, observed, targets=True):
@@ -480,6 +485,7 @@ class GSDNet(Recogniser):
             square += (mean - truth)[hidden].square().mean(-1).sum().item()
             cosine += F.cosine_similarity(mean, truth, dim=-1)[hidden].sum().item()
             count, utterances = count + hidden.sum().item(), utterances + hidden.any(-1).sum().item()
+        self.train(training)
         if not count: return {}
         return {"recovery_mse": square / count, "recovery_cosine": cosine / count,
                 "recovered_per_second": utterances / max(seconds, 1e-9)}

@@ -205,9 +205,10 @@ class Trainer:
         progress: bool = True, # show a bar where the output is a terminal
         description: str = "train", # its name
     ) -> Recogniser: # evaluation mode, weights of the chosen epoch, `history` attached
-        "Train, choosing among the last epochs by the validation score of the averaged weights."
+        "Train, choosing among the last epochs by the validation score of the averaged weights; without a validation split, the last."
         total, log, best, training = self.config.epochs, [], None, 0.0
-        first = total - max(1, round(total * self.config.choose_from))
+        eligible = round(total * self.config.choose_from) if self.valid_set else 1
+        first = total - max(1, eligible)
         with tqdm(total=total, desc=description, disable=None if progress else True, leave=False) as bar:
             for epoch in range(total):
                 begin = time.perf_counter()
@@ -227,10 +228,10 @@ class Trainer:
             "parameters": sum(p.numel() for g in self.groups for p in g), "log": log}
         return self.model.eval()
 
-    def validate(self) -> float: # higher is better
-        "Score of the averaged weights on the validation split, or minus the epoch's training loss where there is none."
-        model = self.averaged.module
-        return validation_score(model, self.valid_set, self.masks, self.seed) if self.valid_set else 0.0
+    def validate(self) -> float: # higher is better; NaN where there is no validation split
+        "Score of the averaged weights on the validation split."
+        if not self.valid_set: return float("nan")
+        return validation_score(self.averaged.module, self.valid_set, self.masks, self.seed)
 
 # %% ../nbs/11_trainer.ipynb #a16d77d3
 def fit(
