@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Conversation', 'conversation_weights', 'conversation_graph', 'plot_conversation', 'AddSpectrum', 'GraphBatch',
-           'dense_graphs', 'ConversationBatch']
+           'dense_graphs', 'ConversationBatch', 'Piece', 'pieces']
 
 # %% ../nbs/04_conversation.ipynb #fbabe82e
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +21,8 @@ from torch_geometric.utils import to_dense_adj
 from .spectrum import Spectrum, normalize, spectrum
 
 # %% ../nbs/04_conversation.ipynb #40945c7b
-FIELDS = ("present", "speaker", "position", "y", "score", "rows", "key", "modalities", "num_nodes",
+COLUMNS = ("present", "speaker", "position", "y", "score", "rows")
+FIELDS = (*COLUMNS, "key", "modalities", "num_nodes",
           "weights", "operator", "eigenvalues", "eigenvectors", "spectrum_settings")
 
 def _features(features):
@@ -100,6 +102,15 @@ class Conversation(Data):
         if score is not None: columns["score"] = _column("score", score, n, None, torch.float32)
         clean = {m: x.masked_fill(~present[:, [i]], 0.0) for i, (m, x) in enumerate(features.items())}
         return cls(**clean, **columns, modalities=tuple(features), key=str(key), num_nodes=n)
+
+    def slice(self,
+        start: int, # first utterance
+        stop: int, # one past the last
+    ) -> "Conversation":
+        "A stretch of the dialogue as a dialogue; graph and spectrum are left behind."
+        if start == 0 and stop == self.num_nodes: return self
+        kept = {name: self[name][start:stop] for name in (*self.modalities, *COLUMNS) if name in self}
+        return type(self)(**kept, modalities=self.modalities, key=f"{self.key}[{start}:{stop}]", num_nodes=stop - start)
 
     def __cat_dim__(self, key, value, *args, **kwargs):
         # PyG reads `face` and every name with `index` in it as connectivity; here they may be modalities
@@ -355,3 +366,26 @@ def _cut(features, bits):
 def _within(features, bits):
     "A copy of the features where their bit is set, zero elsewhere."
     return {m: x.masked_fill(~bits[..., [i]], 0.0) for i, (m, x) in enumerate(features.items())}
+
+# %% ../nbs/04_conversation.ipynb #7d195e08
+class Piece(NamedTuple):
+    "A stretch of a conversation, and the part of it whose answers are kept."
+    start: int # first utterance that is read
+    stop: int # one past the last that is read
+    first: int # first utterance that is answered
+    last: int # one past the last that is answered
+
+# %% ../nbs/04_conversation.ipynb #b95f3e7d
+def pieces(
+    n: int, # utterances of the conversation
+    size: int | None = None, # utterances of a piece at most; one piece if None or if they fit
+    margin: int = 0, # utterances of context on either side, which are read but not answered
+) -> list[Piece]: # their answered parts follow one another without gap or overlap, and are of like size
+    "Cut a long conversation into overlapping pieces."
+    if n < 1 or margin < 0 or (size is not None and size <= 2 * margin):
+        raise ValueError(f"got n={n}, size={size}, margin={margin}, expected n >= 1 and a size above twice the margin: "
+                         "context is needed on both sides of what is answered")
+    if size is None or n <= size: return [Piece(0, n, 0, n)]
+    count = -(-n // (size - 2 * margin))
+    cuts = [round(i * n / count) for i in range(count + 1)]
+    return [Piece(max(0, a - margin), min(n, b + margin), a, b) for a, b in zip(cuts, cuts[1:])]

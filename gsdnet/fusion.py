@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .conversation import GraphBatch
 from .denoiser import SpectralFilter, propagate
+from .sde import expand
 
 # %% ../nbs/09_fusion.ipynb #239b5c5c
 class ModalityGate(nn.Module):
@@ -25,14 +26,14 @@ class ModalityGate(nn.Module):
         self.gate = nn.Linear(width + 2 * n_modalities, 1)
 
     def forward(self,
-        z: Tensor, # `[B, N, M, d]` latents
-        observed: Tensor, # bool `[B, N, M]`
-        nearby: Tensor, # `[B, N, M]` share of each modality observed among the neighbours
-    ) -> Tensor: # `[B, N, M, d]` gated latents; a learned vector stands where nothing was observed
-        o = observed[..., None].to(z.dtype)
-        e = o * z + (1 - o) * self.mask
-        bits = torch.cat([observed.to(z.dtype), nearby], -1)[..., None, :].expand(*e.shape[:-1], -1)
-        return torch.sigmoid(self.gate(torch.cat([e, bits], -1))) * e * 2
+        z: Tensor, # `[..., M, d]` latents
+        observed: Tensor, # bool `[..., M]`
+        nearby: Tensor, # `[..., M]` share of each modality observed among the neighbours
+    ) -> Tensor: # `[..., M, d]` gated latents; a learned vector stands where nothing was observed
+        e = torch.where(observed[..., None], z, self.mask)
+        said, there = self.gate.weight.split([z.shape[-1], 2 * z.shape[-2]], 1)
+        bits = nn.functional.linear(torch.cat([observed.to(z.dtype), nearby], -1), there, self.gate.bias)
+        return 2 * torch.sigmoid(nn.functional.linear(e, said) + bits[..., None]) * e
 
 # %% ../nbs/09_fusion.ipynb #e803be5b
 class ConversationConv(nn.Module):
@@ -47,17 +48,16 @@ class ConversationConv(nn.Module):
         self.mix = nn.Linear(5 * width, width)
 
     def forward(self,
-        h: Tensor, # `[..., B, N, width]` states
-        offsets: Tensor, # `[..., B, K, M]` eigenvalue offsets (Λ - λ) / s of each modality
+        h: Tensor, # `[B, N, ..., width]` states
+        offsets: Tensor, # `[B, K, ..., M]` eigenvalue offsets (Λ - λ) / s of each modality
         graph: GraphBatch, # the graphs
-    ) -> Tensor: # `[..., B, N, width]`
-        q = self.norm(h) * graph.valid[..., None]
-        lam = graph.spectrum.values[..., None].expand(*offsets.shape[:-1], 1)
+    ) -> Tensor: # `[B, N, ..., width]`
+        q, own = self.norm(h), graph.weights * graph.same_speaker
+        lam = expand(graph.spectrum.values, offsets).expand(*offsets.shape[:-1], 1)
         smooth = self.filter(q, graph.spectrum.vectors, torch.cat([lam, offsets], -1))
-        own = graph.weights * graph.same_speaker
-        relations = [row_normalized(own), row_normalized(graph.weights - own)]
-        messages = [propagate(graph.operator, q), smooth, *(propagate(r, q) for r in relations)]
-        return h + nn.functional.gelu(self.mix(torch.cat([q, *messages], -1)))
+        near = torch.cat([graph.operator, row_normalized(own), row_normalized(graph.weights - own)], 1)
+        step, same, other = propagate(near, q).chunk(3, 1)
+        return h + nn.functional.gelu(self.mix(torch.cat([q, step, smooth, same, other], -1)))
 
 # %% ../nbs/09_fusion.ipynb #e8829135
 def row_normalized(
@@ -74,17 +74,18 @@ class Context(nn.Module):
     ):
         super().__init__()
         if width % 2: raise ValueError(f"got width={width}, expected an even number: half for each direction of time")
-        self.gru = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
+        self.gru = nn.GRU(width, width // 2, bidirectional=True)
 
     def forward(self,
-        h: Tensor, # `[..., B, N, width]`
+        h: Tensor, # `[B, N, ..., width]`
         valid: Tensor, # bool `[B, N]`, True first
-    ) -> Tensor: # `[..., B, N, width]`
-        flat = h.flatten(0, -3)
-        lengths = valid.sum(-1).cpu().repeat(len(flat) // len(valid))
-        packed = pack_padded_sequence(flat, lengths, batch_first=True, enforce_sorted=False)
-        out, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=h.shape[-2])
-        return out.view(h.shape)
+    ) -> Tensor: # `[B, N, ..., width]`
+        b, n, *samples, width = h.shape
+        flat = h.reshape(b, n, -1, width).permute(1, 0, 2, 3).flatten(1, 2)
+        lengths = valid.sum(-1).cpu().repeat_interleave(flat.shape[1] // b)
+        packed = pack_padded_sequence(flat, lengths, enforce_sorted=False)
+        out, _ = pad_packed_sequence(self.gru(packed)[0], total_length=n)
+        return out.unflatten(1, (b, -1)).transpose(0, 1).reshape(h.shape)
 
 # %% ../nbs/09_fusion.ipynb #4c98b7cc
 class FusionGNN(nn.Module):
@@ -108,18 +109,17 @@ class FusionGNN(nn.Module):
         self.head = nn.Linear(2 * width, n_outputs)
 
     def forward(self,
-        z: Tensor, # `[B, N, M, d]` observed latents, zero where hidden
-        observed: Tensor, # bool `[B, N, M]`
-        recovered: Tensor | None, # `[..., B, N, M, d]` recovered latents, or None
-        offsets: Tensor, # `[..., B, K, M]` eigenvalue offsets
+        z: Tensor, # `[B, N, ..., M, d]` latents; only observed ones are read
+        observed: Tensor, # bool `[B, N, ..., M]`
+        recovered: Tensor | None, # `[B, N, ..., M, d]` recovered latents, or None; only those of what is not observed are read
+        offsets: Tensor, # `[B, K, ..., M]` eigenvalue offsets
         graph: GraphBatch, # the graphs
-    ) -> Tensor: # `[..., B, N, C]`
+    ) -> Tensor: # `[B, N, ..., C]`
         bits = observed.to(z.dtype)
-        nearby = propagate(row_normalized(graph.weights), bits)
-        e = self.gate(z, observed, nearby)
+        e = self.gate(z, observed, propagate(row_normalized(graph.weights), bits))
         h = self.inputs(torch.cat([e.flatten(-2), bits], -1))
         if recovered is not None: h = h + self.recovered((recovered * (1 - bits)[..., None]).flatten(-2))
         h = self.dropout(nn.functional.gelu(self.norm(h)))
         c = self.dropout(h + self.context(h, graph.valid))
-        c = self.graph(c.expand(*offsets.shape[:-3], *c.shape[-3:]), offsets, graph)
-        return self.head(self.dropout(torch.cat([c, h.expand_as(c)], -1)))
+        h, c = (a.expand(*a.shape[:2], *offsets.shape[2:-1], -1) for a in (h, c))
+        return self.head(self.dropout(torch.cat([self.graph(c, offsets, graph), h], -1)))

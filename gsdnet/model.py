@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .conversation import AddSpectrum, Conversation, ConversationBatch
+from .conversation import AddSpectrum, Conversation, ConversationBatch, pieces
 from .data import ConversationDataset, standardization
 from .diffusion import Recovery, SpectralDiffusion
 from .fusion import FusionGNN
@@ -69,6 +69,10 @@ class GSDConfig:
         Factor on edges between different speakers.
     rank : int, optional
         Leading eigenpairs that are kept; all if not given.
+    max_length : int
+        Utterances that are read at once; a longer conversation is read in overlapping pieces.
+    margin : int
+        Utterances of context on either side of a piece's answers.
     path_drop : float
         Share of training dialogues whose recovered latents are withheld from the fusion network.
     smoothing : float
@@ -101,6 +105,8 @@ class GSDConfig:
     decay: float = 3.0
     cross_speaker: float = 0.6
     rank: int | None = None
+    max_length: int = 128
+    margin: int = 32
     path_drop: float = 0.3
     smoothing: float = 0.05
     complete_weight: float = 0.5
@@ -112,6 +118,8 @@ class GSDConfig:
         if not self.dims: raise ValueError("got no modality in `dims`, expected at least one, e.g. {'text': 384}")
         if self.task not in ("classification", "regression"):
             raise ValueError(f"got task {self.task!r}, expected 'classification' or 'regression'")
+        if not 0 <= 2 * self.margin < self.max_length:
+            raise ValueError(f"got max_length={self.max_length}, margin={self.margin}, expected a max_length above twice the margin")
         object.__setattr__(self, "dims", dict(self.dims))
         object.__setattr__(self, "label_names", tuple(self.label_names))
 
@@ -146,6 +154,9 @@ def keyed_generators(
     return [torch.Generator().manual_seed(int.from_bytes(d, "little")) for d in digests]
 
 # %% ../nbs/10_model.ipynb #e4d856e7
+BUDGET = 4096 # rows (padded utterances x samples) that predictions keep at work
+
+# %% ../nbs/10_model.ipynb #5869e4b3
 class Recogniser(nn.Module):
     "What the model and every yardstick share: standardised input, losses, prediction, saving and loading."
     def __init__(self,
@@ -258,44 +269,68 @@ class Recogniser(nn.Module):
         "How far recovered latents are from the true ones; empty for a model that recovers nothing."
         return {}
 
+    def pieces(self,
+        conversations: Sequence[Conversation], # of any length
+        observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
+    ) -> list[tuple]: # (whole, length, place, `Piece`, conversation, bits `[n, M]`)
+        "Conversations cut to lengths that the model takes; `whole` says that nothing is missing."
+        if observed is not None: observed = torch.as_tensor(np.asarray(observed), dtype=torch.bool)
+        found = []
+        for place, talk in enumerate(conversations):
+            for piece in pieces(talk.num_nodes, self.config.max_length, self.config.margin):
+                part = talk.slice(piece.start, piece.stop)
+                bits = part.present if observed is None else part.present & observed[part.rows]
+                whole = bool(bits.all()) and set(part.modalities) >= set(self.modalities)
+                found.append((whole, part.num_nodes, place, piece, part, bits))
+        return found
+
     def batches(self,
         conversations: Sequence[Conversation], # to answer
         observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
         *,
-        batch_size: int = 8, # dialogues; few of like length pad little
+        batch_size: int | None = None, # pieces; by default as many as keep `BUDGET` rows at work
         targets: bool = False, # keep hidden values apart, to measure against them
     ):
-        "Yield `(places, batch)`, dialogues of like length together."
-        transform, device = self.transform, self.score_scale.device
-        order = sorted(range(len(conversations)), key=lambda i: conversations[i].num_nodes)
-        if observed is not None: observed = torch.as_tensor(np.asarray(observed), dtype=torch.bool)
-        for start in range(0, len(order), batch_size):
-            places = order[start:start + batch_size]
-            group = [transform(conversations[i]) for i in places]
-            masks = None if observed is None else [observed[c.rows] for c in group]
-            yield places, self.align(ConversationBatch.collate(group, masks, targets=targets).to(device))
+        "Yield `(places, batch)`: where nothing is missing first, then by length, so that little is padded; a place is (number, `Piece`)."
+        transform, device, group = self.transform, self.score_scale.device, []
+        waiting = sorted(self.pieces(conversations, observed), key=lambda item: item[:4])
+        for i, (whole, n, place, piece, part, bits) in enumerate(waiting):
+            group.append(((place, piece), transform(part), bits))
+            after = waiting[i + 1] if i + 1 < len(waiting) else None
+            room = BUDGET // (1 if whole else self.samples)
+            full = len(group) >= batch_size if batch_size else after and (len(group) + 1) * after[1] > room
+            if after is None or after[0] != whole or full:
+                places, talks, masks = zip(*group)
+                yield places, self.align(ConversationBatch.collate(talks, list(masks), targets=targets).to(device))
+                group = []
+
+    @property
+    def samples(self) -> int:
+        "Rows that an utterance with holes takes: one for each sample."
+        return 1
 
     @torch.no_grad()
     def predict(self,
-        conversations: Sequence[Conversation], # to answer
+        conversations: Sequence[Conversation], # to answer, of any length
         observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
         *,
         seed: int = 0, # of the sampling noise, with each conversation's key
-        batch_size: int = 8, # dialogues; few of like length pad little
+        batch_size: int | None = None, # dialogues; by default as many as the processor's cache likes
         **options, # `n_steps`, `n_samples` of the sampler
     ) -> Prediction:
         "Answer conversations; an answer does not depend on what it was batched with."
         if not len(conversations): raise ValueError("got no conversations, expected at least one")
         training = self.training
         self.eval()
-        begin, parts = time.perf_counter(), {}
+        begin, parts = time.perf_counter(), []
         for places, batch in self.batches(conversations, observed, batch_size=batch_size):
-            out = self.outputs(batch, seed=seed, **options)
-            for b, place in enumerate(places): parts[place] = out[:, b, :batch.lengths[b]].double().cpu()
+            out = self.outputs(batch, seed=seed, **options).double().cpu()
+            for b, (place, p) in enumerate(places):
+                parts.append((place, p.first, self.answer(out[:, b, p.first - p.start:p.last - p.start])))
         seconds = time.perf_counter() - begin
         self.train(training)
         rows = np.concatenate([np.asarray(c.rows) for c in conversations])
-        answers = [self.answer(parts[i]) for i in range(len(conversations))]
+        answers = [answer for _, _, answer in sorted(parts, key=lambda part: part[:2])]
         columns = [None if column[0] is None else np.concatenate(column) for column in zip(*answers)]
         return Prediction(*columns, rows=rows, seconds=seconds)
 
@@ -394,19 +429,27 @@ class GSDNet(Recogniser):
             n_steps=self.config.n_steps if n_steps is None else n_steps,
             n_samples=self.config.n_samples if n_samples is None else n_samples)
 
+    @property
+    def samples(self) -> int:
+        "Rows that an utterance with holes takes: one for each sample of the posterior."
+        return self.config.n_samples if self.config.recover else 1
+
     def fuse(self,
         z: Tensor, # `[B, N, M, d]` latents, zero where hidden
         observed: Tensor, # bool `[B, N, M]`
         batch: ConversationBatch, # for its graph
         recovery: Recovery | None = None, # nothing is recovered if None
-    ) -> Tensor: # `[..., B, N, C]`
+    ) -> Tensor: # `[S, B, N, C]`, of one sample where nothing is recovered
         "Answers from observed and recovered latents; without recovery, with the spectrum of what is observed."
-        if recovery is None:
-            offsets = self.diffusion.offsets(z.detach().flatten(-2), batch.graph, observed)
-            return self.fusion(z, observed, None, offsets, batch.graph)
-        lam = batch.graph.spectrum.values[..., None]
-        offsets = (recovery.spectra - lam) / self.config.spread * batch.graph.spectrum.valid[..., None]
-        return self.fusion(z, observed, recovery.values.unflatten(-1, z.shape[-2:]), offsets, batch.graph)
+        recovered, offsets = self.recovered(z, observed, batch, recovery)
+        return self.fusion(z[:, :, None], observed[:, :, None], recovered, offsets, batch.graph).movedim(2, 0)
+
+    def recovered(self, z, observed, batch, recovery):
+        "Recovered latents `[B, N, S, M, d]`, or None, and eigenvalue offsets `[B, K, S, M]`, as the fusion network reads them."
+        if recovery is None: return None, self.diffusion.offsets(z.detach().flatten(-2), batch.graph, observed)[:, :, None]
+        spec = batch.graph.spectrum
+        offsets = (recovery.spectra - spec.values[..., None]) / self.config.spread * spec.valid[..., None]
+        return recovery.values.movedim(0, 2).unflatten(-1, z.shape[-2:]), offsets.movedim(0, 2)
 
     def outputs(self,
         batch: ConversationBatch, # aligned
@@ -417,7 +460,7 @@ class GSDNet(Recogniser):
     ) -> Tensor: # `[S, B, N, C]`
         "Answer a batch."
         z = self.encode(batch)
-        if not self.config.recover: return self.fuse(z, batch.observed, batch)[None]
+        if not self.config.recover: return self.fuse(z, batch.observed, batch)
         return self.fuse(z, batch.observed, batch, self.recover(batch, n_steps, n_samples, keyed_generators(batch.keys, seed), z))
 
     def loss(self,
@@ -428,12 +471,9 @@ class GSDNet(Recogniser):
         "Recognition on the masked and on the complete view, distillation, and denoising score matching."
         c, complete = self.config, batch.complete()
         z, known = self.encode(complete), complete.observed
-        shown = z * batch.observed[..., None]
         terms, recovery = {}, None
         if c.recover:
-            self.encoders.eval()
-            with torch.no_grad(): clean = self.encode(complete)
-            self.encoders.train()
+            clean = self.clean(complete)
             denoising = self.diffusion.loss(clean.flatten(-2), recovery_observed & known, known & ~recovery_observed,
                                             batch.graph, generator)
             terms |= {"feature": c.feature_weight * denoising["feature"],
@@ -441,11 +481,33 @@ class GSDNet(Recogniser):
             recovery = self.diffusion.recover((clean * batch.observed[..., None]).flatten(-2), batch.observed, batch.graph,
                                               n_steps=c.n_steps, n_samples=1, generator=generator)
             recovery.values = recovery.values * (torch.rand(len(z), generator=generator) >= c.path_drop).to(z)[:, None, None]
-        masked = self.fuse(shown, batch.observed, batch, recovery)
-        masked = masked[0] if recovery is not None else masked
-        whole = self.fuse(z, known, batch)
+        masked, whole = self.views(z, batch, known, recovery)
         return terms | {"masked": self.task_loss(masked, batch), "complete": c.complete_weight * self.task_loss(whole, batch),
                         "distill": c.distill_weight * self.divergence(whole.detach(), masked, batch)}
+
+    @torch.no_grad()
+    def clean(self,
+        batch: ConversationBatch, # the complete view
+    ) -> Tensor: # `[B, N, M, d]`
+        "Latents without dropout and without gradient: what the diffusion learns to recover."
+        training = self.encoders.training
+        self.encoders.eval()
+        z = self.encode(batch)
+        self.encoders.train(training)
+        return z
+
+    def views(self,
+        z: Tensor, # `[B, N, M, d]` latents of everything recorded
+        batch: ConversationBatch, # the masked view
+        known: Tensor, # bool `[B, N, M]` what the complete view shows
+        recovery: Recovery | None, # of the masked view, one sample
+    ) -> tuple[Tensor, Tensor]: # answers to the masked and to the complete view, `[B, N, C]` each
+        "Both views through the fusion network at once, as two samples of one batch."
+        recovered, offsets = self.recovered(z * batch.observed[..., None], batch.observed, batch, recovery)
+        offsets = torch.cat([offsets, self.diffusion.offsets(z.detach().flatten(-2), batch.graph, known)[:, :, None]], 2)
+        if recovered is not None: recovered = torch.cat([recovered, torch.zeros_like(recovered)], 2)
+        shown = torch.stack([batch.observed, known], 2)
+        return self.fusion(z[:, :, None].expand(-1, -1, 2, -1, -1), shown, recovered, offsets, batch.graph).unbind(2)
 
     def divergence(self,
         teacher: Tensor, # `[B, N, C]` outputs of the complete view
@@ -476,8 +538,9 @@ class GSDNet(Recogniser):
         training = self.training
         self.eval()
         square = cosine = count = seconds = utterances = 0
-        for _, batch in self.batches(conversations, observed, targets=True):
+        for places, batch in self.batches(conversations, observed, targets=True):
             truth, hidden = self.encode(batch.complete()), batch.target_mask
+            for row, (_, p) in zip(hidden, places): row[:p.first - p.start] = row[p.last - p.start:] = False
             begin = time.perf_counter()
             recovery = self.recover(batch, generator=keyed_generators(batch.keys, seed), **options)
             seconds += time.perf_counter() - begin

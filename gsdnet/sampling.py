@@ -93,7 +93,9 @@ def ddim(
     for now, then in _steps(x, times, sde):
         x0_hat = _estimate(denoise, x, now)
         fresh = eta * _ancestral_std(now, then)
-        x = then.alpha * x0_hat + math.sqrt(max(then.sigma**2 - fresh**2, 0.)) * now.eps(x, x0_hat)
+        kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.)) / now.sigma # share of x: the rest of the old noise is in x0_hat's share
+        clean = (then.alpha - kept * now.alpha) * x0_hat
+        x = clean if kept == 0 else clean.add(x, alpha=kept)
         if fresh > 0: x = x + fresh * randn_like(x, generator)
     return x
 
