@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_dense_adj
@@ -270,13 +271,6 @@ def dense_graphs(
     return GraphBatch(weights, operator, Spectrum(values, vectors), valid, same)
 
 # %% ../nbs/04_conversation.ipynb #06174d1b
-def _padded(tensors, N, fill=0):
-    "Stack tensors along a new first dimension, padding each to N rows."
-    first = tensors[0]
-    out = torch.full((len(tensors), N, *first.shape[1:]), fill, dtype=first.dtype)
-    for row, x in zip(out, tensors): row[:len(x)] = x
-    return out
-
 def _bits(conversations, observed):
     "What is observed of each dialogue: within what was recorded, and something of every utterance."
     recorded = [c.present for c in conversations]
@@ -322,17 +316,16 @@ class ConversationBatch:
         "Pack dialogues, cutting out what is not observed."
         modalities = _common(conversations)
         bits, lengths = _bits(conversations, observed), [c.num_nodes for c in conversations]
-        N = max(lengths)
-        full = {m: _padded([c[m] for c in conversations], N) for m in modalities}
-        seen, recorded = _padded(bits, N, False), _padded([c.present for c in conversations], N, False)
+        full = {m: pad_sequence([c[m] for c in conversations], True) for m in modalities}
+        seen, recorded = pad_sequence(bits, True), pad_sequence([c.present for c in conversations], True)
         hidden, graph = recorded & ~seen, dense_graphs(conversations)
         scores = [c.get("score") for c in conversations]
         return cls(
             # targets first: the features are then cut in place, without another copy of everything
             targets=_within(full, hidden) if targets else None, target_mask=hidden if targets else None,
             features=_cut(full, seen), observed=seen, valid=graph.valid, graph=graph,
-            speaker=_padded([c.speaker for c in conversations], N), y=_padded([c.y for c in conversations], N, -1),
-            score=None if any(s is None for s in scores) else _padded(scores, N, float("nan")),
+            speaker=pad_sequence([c.speaker for c in conversations], True), y=pad_sequence([c.y for c in conversations], True, -1),
+            score=None if any(s is None for s in scores) else pad_sequence(scores, True, float("nan")),
             modalities=modalities, keys=[c.key for c in conversations], lengths=lengths)
 
     def to(self, *args) -> "ConversationBatch":

@@ -222,8 +222,8 @@ class Recogniser(nn.Module):
         "Features in units of the training set's deviation."
         out = {}
         for m, name in enumerate(self.modalities):
-            x = (batch.features[name] - getattr(self, f"mean_{name}")) / getattr(self, f"std_{name}")
-            out[name] = x * batch.observed[..., m:m + 1]
+            x = (batch.features[name] - getattr(self, f"mean_{name}")).mul_(1 / getattr(self, f"std_{name}"))
+            out[name] = x.mul_(batch.observed[..., m:m + 1].to(x.dtype))
         return out
 
     def task_loss(self,
@@ -410,9 +410,10 @@ class GSDNet(Recogniser):
 
     def encode(self,
         batch: ConversationBatch, # aligned
+        x: dict[str, Tensor] | None = None, # its standardised features, if made already
     ) -> Tensor: # `[B, N, M, d]` latents, zero where hidden
         "Latents of what is observed."
-        x = self.standardized(batch)
+        x = self.standardized(batch) if x is None else x
         z = torch.stack([self.encoders[name](x[name]) for name in self.modalities], -2)
         return z * batch.observed[..., None]
 
@@ -470,10 +471,11 @@ class GSDNet(Recogniser):
     ) -> dict[str, Tensor]: # named terms, already weighted
         "Recognition on the masked and on the complete view, distillation, and denoising score matching."
         c, complete = self.config, batch.complete()
-        z, known = self.encode(complete), complete.observed
+        x, known = self.standardized(complete), complete.observed
+        z = self.encode(complete, x)
         terms, recovery = {}, None
         if c.recover:
-            clean = self.clean(complete)
+            clean = self.clean(complete, x)
             denoising = self.diffusion.loss(clean.flatten(-2), recovery_observed & known, known & ~recovery_observed,
                                             batch.graph, generator)
             terms |= {"feature": c.feature_weight * denoising["feature"],
@@ -488,11 +490,12 @@ class GSDNet(Recogniser):
     @torch.no_grad()
     def clean(self,
         batch: ConversationBatch, # the complete view
+        x: dict[str, Tensor], # its standardised features
     ) -> Tensor: # `[B, N, M, d]`
         "Latents without dropout and without gradient: what the diffusion learns to recover."
         training = self.encoders.training
         self.encoders.eval()
-        z = self.encode(batch)
+        z = self.encode(batch, x)
         self.encoders.train(training)
         return z
 
