@@ -31,14 +31,14 @@ def similarity(
 def modality_spectrum(
     x: Tensor, # `[B, N, ..., d]` features of one modality, samples between nodes and channels
     graph: GraphBatch, # structure and shared basis
-    known: Tensor | None = None, # bool `[B, N]` where features are known; everywhere if None
+    known: Tensor | None = None, # bool `[B, N]` or `[B, N, ...]` where features are known; everywhere if None
 ) -> Tensor: # `[B, K, ...]` eigenvalues Λ of the modality's graph in the shared basis
     "`Λ = diag(Uᵀ A U)` of `A`, the normalised `W ∘ exp(cos(x_i, x_j))`; an unknown pair gets the mean of the known ones."
     samples, (b, n) = x.shape[2:-1], x.shape[:2]
     cosine = similarity(x.reshape(b, n, -1, x.shape[-1]).transpose(1, 2).flatten(0, 1)).unflatten(0, (b, -1))
     if known is not None:
-        itself = torch.eye(n, dtype=torch.bool, device=x.device)
-        pairs = (known[:, :, None] & known[:, None] & (graph.weights > 0) & ~itself)[:, None]
+        itself, known = torch.eye(n, dtype=torch.bool, device=x.device), known.reshape(b, n, -1).mT
+        pairs = known[..., None] & known[..., None, :] & ((graph.weights > 0) & ~itself)[:, None]
         mean = (cosine * pairs).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)
         cosine = torch.where(pairs, cosine, mean[..., None, None])
     cosine.diagonal(dim1=-2, dim2=-1).fill_(1.0)
@@ -156,8 +156,11 @@ class SpectralDiffusion(nn.Module):
         known: Tensor | None = None, # bool `[B, N, M]`
     ) -> Tensor: # `[B, K, ..., M]` L = (Λ - λ) / s, zero on padding
         "Eigenvalue offsets of every modality's graph, in units of the spread."
-        parts = x.split(list(self.dims.values()), -1)
-        lam = torch.stack([modality_spectrum(p, graph, None if known is None else known[..., m]) for m, p in enumerate(parts)], -1)
+        widths = list(self.dims.values())
+        if len(set(widths)) == 1: lam = modality_spectrum(x.unflatten(-1, (len(widths), -1)), graph, known)
+        else:
+            parts = [(p, None if known is None else known[..., m]) for m, p in enumerate(x.split(widths, -1))]
+            lam = torch.stack([modality_spectrum(p, graph, seen) for p, seen in parts], -1)
         values, valid = (expand(a, lam) for a in (graph.spectrum.values, graph.spectrum.valid))
         return (lam - values) / self.spread * valid
 

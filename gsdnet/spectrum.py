@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import torch
@@ -66,7 +67,7 @@ class Spectrum:
 
     def __len__(self): return self.rank
 
-    @property
+    @cached_property
     def valid(self) -> Tensor:
         "Bool `[..., K]`: which columns are eigenvectors, and not padding."
         return self.vectors.detach().abs().amax(-2) > 0
