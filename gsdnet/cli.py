@@ -128,16 +128,17 @@ def picture(frame, path):
 # %% ../nbs/15_cli.ipynb #71d1af3d
 def train(
     data: str, run: str, *, model: str = "gsdnet", modalities: str | None = None, task: str | None = None,
-    missing_rate: str = "mixed", masks: str | None = None, seed: int = 0, training=None, architecture=None,
+    missing_rate: str = "mixed", masks: str | None = None, seed: int = 0, resume: bool = False, training=None,
+    architecture=None,
 ) -> int:
-    """Train one model and keep it.
+    """Train one model and keep it; after each epoch a checkpoint is written, from which a stopped run goes on.
 
     Parameters
     ----------
     data
         Folder with data.npz and meta.json, or the word synthetic.
     run
-        Folder for the model; one that holds a model already is refused.
+        Folder for the model, its checkpoints and log.jsonl; one that holds a model already is refused.
     model
         Name of the model.
     modalities
@@ -150,6 +151,8 @@ def train(
         Mask kit (.npz) with the split and the validation masks.
     seed
         Of weights, order, masks and noise.
+    resume
+        Go on with the run that was stopped in this folder; its weights will be those of a run that never stopped.
     training
         How: a TrainConfig, or a dictionary of some of its fields.
     architecture
@@ -157,9 +160,14 @@ def train(
     """
     from functools import partial
 
-    from gsdnet.benchmark import commit, versions, with_validation, write_whole
+    from accelerate import PartialState
+
+    from gsdnet.benchmark import with_validation
     from gsdnet.trainer import TrainConfig, fit
-    if (Path(run) / "config.json").exists():
+    if resume and (Path(run) / "run.json").exists():
+        print(f"{run} is finished, nothing is left to do")
+        return 0
+    if not resume and (Path(run) / "config.json").exists():
         raise ValueError(f"{run} holds a model already, expected a new folder: choose another, or delete it first")
     kit = read_kit(masks)
     dataset = read_data(data, names(modalities) or (list(kit.modalities) if kit else None), task)
@@ -170,14 +178,22 @@ def train(
     config = training if isinstance(training, TrainConfig) else TrainConfig(**(training or {}))
     rate = rate if rate == "mixed" else rate[0]
     made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
-               kit=kit, config=config)
-    made.save_pretrained(run)
-    record = dict(model=model, missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
-                  mask_hash=kit.hash if kit else None, commit=commit(), versions=versions(), history=made.history)
-    write_whole(Path(run) / "run.json", dumps(record, indent=1, default=float) + "\n")
-    h = made.history
-    print(f"{model}: epoch {h['epoch']} of {h['epochs']}, validation score {h['valid_score']:.4f}, kept in {run}")
+               kit=kit, config=config, run=run, resume=resume)
+    if PartialState().is_main_process:
+        keep(made, run, dict(model=model, missing_rate=rate, seed=seed, validation=source, data=dataset.name,
+                             data_hash=dataset.hash, mask_hash=kit.hash if kit else None))
     return 0
+
+# %% ../nbs/15_cli.ipynb #7e537f99
+def keep(made, run, facts):
+    "Write a trained model and its record, which comes last and says that the run is finished."
+    from gsdnet.benchmark import commit, versions
+    from gsdnet.checkpoint import write_whole
+    made.save_pretrained(run)
+    h = made.history
+    record = dict(facts, commit=commit(), versions=versions(), history=h)
+    write_whole(Path(run) / "run.json", dumps(record, indent=1, default=float) + "\n")
+    print(f"{facts['model']}: epoch {h['epoch']} of {h['epochs']}, validation score {h['valid_score']:.4f}, kept in {run}")
 
 # %% ../nbs/15_cli.ipynb #3750df04
 def data_for(model, data, kit=None):
@@ -256,7 +272,7 @@ def predict(
     """
     import pandas as pd
 
-    from gsdnet.benchmark import write_whole
+    from gsdnet.checkpoint import write_whole
     model, kit = read_run(run), read_kit(masks)
     if kit is None and rate:
         raise ValueError(f"rate is {rate:g} without a mask kit, expected --masks FILE with it: nothing is hidden by chance here")
@@ -311,9 +327,10 @@ def add_options(own, function):
     placed = [name for name in ("run", "data") if name in described and not (name == "run" and function is train)]
     for name in placed:
         own.add_argument(name, **(count if name == "data" else {}), type=str, help=described[name])
-    own.add_function_arguments(function, as_group=False, skip={*placed, "json", "training", "architecture"})
+    own.add_function_arguments(function, as_group=False, skip={*placed, "json", "resume", "training", "architecture"})
     if function is evaluate: own.add_argument("--json", action="store_true", help=described["json"])
     if function is train:
+        own.add_argument("--resume", action="store_true", help=described["resume"])
         from gsdnet.model import GSDConfig
         from gsdnet.trainer import TrainConfig
         own.add_argument("--config", action=ActionConfigFile,
@@ -330,7 +347,7 @@ def documented(function) -> dict:
 # %% ../nbs/15_cli.ipynb #3a2a648a
 def main(
     arguments=None, # list of words; None: those of the program's call
-) -> int: # exit code: 0 done, 1 some cells of a benchmark failed, 2 refused, 130 stopped by the user
+) -> int: # exit code: 0 done, 1 some cells of a benchmark failed, 2 refused, 128 + n stopped by signal n
     "Run one command."
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = parser(arguments[0] if arguments else None).parse_args(arguments)
@@ -340,9 +357,10 @@ def main(
     except (ValueError, OSError) as error:
         print(f"gsdnet {chosen.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"gsdnet {chosen.command}: stopped; finished trainings are kept, the same command goes on from there", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        said = str(stop) or "stopped; finished trainings are kept, the same command goes on from there"
+        print(f"gsdnet {chosen.command}: {said}", file=sys.stderr)
+        return 128 + getattr(stop, "signal", 2)
 
 # %% ../nbs/15_cli.ipynb #f2ac8a37
 COMMANDS = {f.__name__: f for f in (benchmark, train, evaluate, predict, info)}

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checkpoint import write_whole
 from .conversation import AddSpectrum, Conversation, ConversationBatch, pieces
 from .data import ConversationDataset, standardization
 from .diffusion import Recovery, SpectralDiffusion
@@ -350,12 +351,10 @@ class Recogniser(nn.Module):
     def save_pretrained(self,
         folder, # made if absent
     ) -> None:
-        "Write `config.json` and `model.safetensors`."
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        meta = {"class": type(self).__name__, **asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(meta, indent=2) + "\n")
-        save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        "Write `model.safetensors` and `config.json`, each of them whole or not at all."
+        folder, meta = Path(folder), {"class": type(self).__name__, **asdict(self.config)}
+        write_whole(folder / "model.safetensors", save({k: v.contiguous().cpu() for k, v in self.state_dict().items()}))
+        write_whole(folder / "config.json", json.dumps(meta, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls,

@@ -4,22 +4,39 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'length_batches', 'learning_rate', 'average_weights', 'random_masks', 'validation_masks',
-           'validation_score', 'Trainer', 'fit']
+           'validation_score', 'loss_counts', 'SharedNoise', 'first_rows', 'make_accelerator', 'from_main',
+           'own_randomness', 'determinism', 'Interrupted', 'Record', 'differences', 'Trainer', 'fit']
 
 # %% ../nbs/11_trainer.ipynb #2ea9d923
 import copy
+import hashlib
+import json
 import math
+import os
+import platform
+import random
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import AutocastKwargs, broadcast
 from sklearn.metrics import f1_score
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
+from .checkpoint import Checkpoints, Stored, write_whole
 from .conversation import Conversation, ConversationBatch
 from .data import ConversationDataset
 from .missing import MaskKit, MixedMissing, Protocol, RandomMissing, draw_mask
@@ -48,6 +65,20 @@ class TrainConfig:
         Largest decay of the running average of weights.
     choose_from : float
         Share of the epochs, at the end, among which validation chooses.
+    patience : int, optional
+        Epochs among those without a better validation score, after which training stops; never if not given.
+    accumulate : int
+        Parts of a batch that are computed one after the other, to need less memory; the step is that of the whole batch.
+    precision : str
+        "no" for single precision; "bf16" or, on a GPU, "fp16" for mixed precision.
+    compile : bool
+        Compile the loss with torch.compile.
+    deterministic : bool
+        Refuse operations that may give other bits the next time.
+    trackers : tuple
+        Trackers of Accelerate that log each epoch as well, such as tensorboard.
+    checkpoint_every : int, optional
+        Steps between checkpoints, besides the one at the end of each epoch.
     """
     epochs: int = 36
     lr: float = 1.5e-3
@@ -57,10 +88,25 @@ class TrainConfig:
     clip: float = 1.0
     average: float = 0.99
     choose_from: float = 0.45
+    patience: int | None = field(default=None, metadata={"since": "0.2"})
+    accumulate: int = field(default=1, metadata={"since": "0.2"})
+    precision: str = field(default="no", metadata={"since": "0.2"})
+    compile: bool = field(default=False, metadata={"since": "0.2"})
+    deterministic: bool = field(default=False, metadata={"since": "0.2"})
+    trackers: tuple[str, ...] = field(default=(), metadata={"since": "0.2"})
+    checkpoint_every: int | None = field(default=None, metadata={"since": "0.2"})
 
     def __post_init__(self):
-        if self.epochs < 1: raise ValueError(f"got epochs={self.epochs}, expected at least 1")
-        if self.batch_size < 1: raise ValueError(f"got batch_size={self.batch_size}, expected at least 1")
+        for name in ("epochs", "batch_size", "accumulate", "patience", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1: raise ValueError(f"got {name}={value}, expected at least 1")
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"got precision={self.precision!r}, expected 'no', 'bf16' or 'fp16'")
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+
+    def settings(self) -> dict:
+        "All settings, less younger ones that stand at their default: an option that is added renames no earlier run."
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default or not f.metadata}
 
 # %% ../nbs/11_trainer.ipynb #95a238a8
 def length_batches(
@@ -144,7 +190,210 @@ def validation_score(
             scores.append(-np.abs(out.score - y)[known].mean())
     return float(np.mean(scores))
 
-# %% ../nbs/11_trainer.ipynb #362e489e
+# %% ../nbs/11_trainer.ipynb #bb3d5bd5
+def loss_counts(
+    conversation: Conversation, # of a batch, with its spectrum
+    second: Tensor, # bool `[n, M]` mask of the recovery
+    task: str, # "classification" or "regression"
+) -> dict[str, int]: # by name of the term
+    "How many entries of a dialogue each term of the loss is a mean over."
+    target = conversation.present & ~second
+    labelled = conversation.y >= 0 if task == "classification" else conversation.score.isfinite()
+    spectra = int((conversation.present.all(0) & target.any(0)).sum())
+    return {"feature": int(target.sum()), "eigenvalue": spectra * len(conversation.eigenvalues),
+            "masked": int(labelled.sum()), "complete": int(labelled.sum()), "distill": conversation.num_nodes}
+
+# %% ../nbs/11_trainer.ipynb #90c762fe
+class SharedNoise(TorchFunctionMode):
+    "Inside, what a share of a batch draws from a generator is drawn for the whole batch, and the share's rows are handed out."
+    def __init__(self,
+        generator: torch.Generator, # whose draws are meant; others are left alone
+        rows: Sequence[int], # places of the share's dialogues in the batch
+        size: int, # B dialogues of the batch
+    ):
+        super().__init__()
+        self.generator, self.rows, self.size = generator, torch.as_tensor(rows), size
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is not self.generator: return function(*args, **kwargs)
+        shape = list(args[0] if args and isinstance(args[0], Sequence) else args)
+        axis = next((a for a, n in enumerate(shape[:2]) if n == len(self.rows)), None)
+        if function not in (torch.rand, torch.randn) or axis is None:
+            raise ValueError(f"got a draw of shape {shape} by {function.__name__} for {len(self.rows)} of {self.size} dialogues, expected torch.rand or "
+                             "torch.randn with the dialogues first, or second after one sample: a batch cannot be shared out otherwise")
+        shape[axis] = self.size
+        whole = function(*shape, **kwargs)
+        return whole.index_select(axis, self.rows.to(whole.device))
+
+# %% ../nbs/11_trainer.ipynb #91a20e36
+def first_rows(
+    batch, # dataclass, dictionary, list or tensor with the dialogues first
+    n: int, # dialogues to keep
+): # the same without the others, their padding left as it is
+    "The first dialogues of a batch."
+    if isinstance(batch, (Tensor, list)): return batch[:n]
+    if isinstance(batch, dict): return {name: first_rows(x, n) for name, x in batch.items()}
+    if is_dataclass(batch): return replace(batch, **{f.name: first_rows(getattr(batch, f.name), n) for f in fields(batch)})
+    return batch
+
+# %% ../nbs/11_trainer.ipynb #868b5e11
+def make_accelerator(
+    config: "TrainConfig", # for its precision and trackers
+    run=None, # folder for what trackers write
+) -> Accelerator:
+    "The processes and the device of a training."
+    if AcceleratorState._shared_state.get("_mixed_precision", config.precision) != config.precision: AcceleratorState._reset_state()
+    if config.trackers and run is None:
+        raise ValueError(f"got trackers {list(config.trackers)} without a folder for the run, expected run=folder with them")
+    if absent := set(config.trackers) - {str(t.value) for t in get_available_trackers()}:
+        raise ValueError(f"got trackers {sorted(absent)} that are not installed, expected some of "
+                         f"{sorted(t.value for t in get_available_trackers())}: install their package, or leave them out")
+    # MPS knows no double precision; autocast's cache would hand weights cast without gradients to code that needs them
+    here = not torch.cuda.is_available() and torch.backends.mps.is_available()
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("got precision='fp16' without a GPU, expected 'no' or 'bf16' on a CPU")
+    return Accelerator(mixed_precision=config.precision, cpu=here, log_with=list(config.trackers) or None, project_dir=run,
+                       kwargs_handlers=[AutocastKwargs(cache_enabled=False)])
+
+# %% ../nbs/11_trainer.ipynb #7fd23787
+def from_main(
+    data: bytes, # on the main process; anything on others
+    accelerator: Accelerator, # of the processes
+) -> bytes: # the main process's, on each
+    "Hand bytes of the main process to all."
+    if accelerator.num_processes == 1: return data
+    size = broadcast(torch.tensor([len(data)], device=accelerator.device)).item()
+    if not size: return b""
+    mine = torch.frombuffer(bytearray(data), dtype=torch.uint8) if accelerator.is_main_process else torch.zeros(size, dtype=torch.uint8)
+    return broadcast(mine.to(accelerator.device)).cpu().numpy().tobytes()
+
+# %% ../nbs/11_trainer.ipynb #fbff6ff7
+@contextmanager
+def own_randomness(
+    seed: int, # of everything random inside
+):
+    "Inside, the global random states start from a seed; afterwards they are what they were."
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2 ** 32)
+        try: yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+# %% ../nbs/11_trainer.ipynb #0c501d59
+@contextmanager
+def determinism(
+    wanted: bool, # refuse operations that may give other bits the next time
+):
+    "Inside, only deterministic operations; afterwards as before."
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try: yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+# %% ../nbs/11_trainer.ipynb #1cf736f4
+class Interrupted(KeyboardInterrupt):
+    "A training was asked to stop, and did after a step."
+    def __init__(self,
+        text: str, # what happened and how to go on
+        number: int = signal.SIGINT, # of the signal
+    ):
+        super().__init__(text)
+        self.signal = int(number)
+
+# %% ../nbs/11_trainer.ipynb #8e52926d
+class Record:
+    "The folder of a run, written by the main process: checkpoints, a line per epoch, notes."
+    def __init__(self,
+        folder, # of the run; nothing is written if None
+        accelerator: Accelerator, # tells which process is the main one
+    ):
+        self.folder, self.accelerator = None if folder is None else Path(folder), accelerator
+        self.checkpoints = None if folder is None else Checkpoints(self.folder / "checkpoints")
+        self.lines, self.signal = [], 0
+
+    def begin(self,
+        resume: bool, # go on from the newest checkpoint that is whole
+    ) -> tuple[Stored | None, list[str]]: # it, and why newer ones are left out, the same on all processes
+        "Find the checkpoint to go on from, or refuse a folder that holds some without being asked to."
+        if self.folder is None and resume: raise ValueError("got resume without the folder of a run, expected run=folder with it")
+        stored, reasons, refusal = None, [], ""
+        if self.folder is not None and self.accelerator.is_main_process:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if resume: stored, reasons = self.checkpoints.newest()
+                elif self.checkpoints.steps:
+                    refusal = (f"{self.folder} holds a run that has come to step {self.checkpoints.steps[0]}, expected a new folder: go on with that run by "
+                               "--resume (resume=True), or choose another folder")
+            except OSError as error: refusal = f"{self.folder} cannot be used ({error}), expected a folder that can be written: choose another"
+        note = json.loads(from_main(json.dumps([refusal, reasons]).encode(), self.accelerator))
+        if note[0]: raise ValueError(note[0])
+        weights, state = (from_main(x, self.accelerator) for x in ((stored.weights, stored.state.encode()) if stored else (b"", b"")))
+        return Stored(weights, state.decode()) if state else None, note[1]
+
+    def write(self,
+        line: dict, # of the log
+    ) -> None:
+        "Add a line to the log, which is written whole, so that it never ends in half a line."
+        self.lines.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()})
+        if self.folder is None or not self.accelerator.is_main_process: return
+        try: write_whole(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
+        except OSError as error: tqdm.write(f"gsdnet: the log is not written ({error}), and tried again with its next line", file=sys.stderr)
+
+    def say(self,
+        text: str, # one sentence
+    ) -> None:
+        "Print a note on the standard error, and keep it in the log."
+        if self.accelerator.is_main_process: tqdm.write(f"gsdnet: {text}", file=sys.stderr)
+        self.write({"note": text})
+
+    def save(self,
+        step: int, # of the training
+        tensors: dict, # by name
+        state: dict, # what JSON can hold
+    ) -> None:
+        "Write a checkpoint; where that fails, say so and keep the older ones."
+        if not self.accelerator.is_main_process: return
+        try: self.checkpoints.save(step, tensors, state)
+        except OSError as error:
+            self.say(f"the checkpoint of step {step} is not written ({error}); training goes on, older checkpoints stand, the next is tried in its turn")
+
+    @contextmanager
+    def listening(self):
+        "Inside, the first SIGTERM or SIGINT is kept for after the step; a second one stops at once."
+        def hear(number, frame):
+            if self.signal: raise KeyboardInterrupt
+            self.signal = number
+        heard = (signal.SIGTERM, signal.SIGINT) if self.folder is not None and threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, hear) for number in heard}
+        try: yield
+        finally:
+            for number, handler in before.items(): signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+# %% ../nbs/11_trainer.ipynb #13eafab4
+def differences(
+    now: dict, # nested settings
+    then: dict, # the same of an earlier run
+    place: str = "", # of these settings in a larger dictionary
+) -> list[str]: # one text for each setting that differs
+    "Name what differs between two nested dictionaries."
+    found = []
+    for name in [*now, *(name for name in then if name not in now)]:
+        a, b = now.get(name), then.get(name)
+        if isinstance(a, dict) and isinstance(b, dict): found += differences(a, b, f"{place}{name}.")
+        elif a != b: found.append(f"{place}{name} is {a!r}, was {b!r}")
+    return found
+
+# %% ../nbs/11_trainer.ipynb #05da709e
 class Trainer:
     "Trains one model on one data set; keeps the weights of the epoch that validation prefers."
     def __init__(self,
@@ -155,83 +404,298 @@ class Trainer:
         *,
         config: TrainConfig = TrainConfig(), # how
         seed: int = 0, # of order, masks and noise
+        run=None, # folder for checkpoints and log; nothing is written if None
     ):
-        self.model, self.config, self.protocol, self.masks, self.seed = model, config, protocol, masks, seed
+        if config.patience and not dataset.valid:
+            raise ValueError(f"got patience={config.patience} without validation conversations, expected some: leave patience out, or split some off")
+        self.accelerator = make_accelerator(config, run)
+        self.model, self.config, self.protocol, self.masks, self.seed = model.to(self.accelerator.device), config, protocol, masks, seed
+        self.loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
         self.train_set = [model.transform(c) for c in dataset.train]
         self.valid_set = [model.transform(c) for c in dataset.valid]
         self.generator = torch.Generator().manual_seed(seed)
-        per_epoch = math.ceil(len(self.train_set) / config.batch_size)
-        self.n_steps = config.epochs * per_epoch
+        self.n_steps = config.epochs * math.ceil(len(self.train_set) / config.batch_size)
         self.groups = [[p for p in group if p.requires_grad] for group in model.parameter_groups()]
-        self.optimizer = torch.optim.AdamW([p for g in self.groups for p in g], lr=config.lr, weight_decay=config.weight_decay)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate(step, self.n_steps, config.warmup))
-        self.averaged = AveragedModel(model, multi_avg_fn=average_weights(config.average), use_buffers=False)
+        # on a CPU the bits of `foreach` are those of the plain loop, those of `fused` are not
+        form = {"foreach": True} if self.accelerator.device.type == "cpu" else {"fused": True}
+        self.optimizer = self.accelerator.prepare_optimizer(
+            torch.optim.AdamW([p for g in self.groups for p in g], lr=config.lr, weight_decay=config.weight_decay, **form))
+        self.averaged, self.average = copy.deepcopy(model), average_weights(config.average)
+        self.record = Record(run, self.accelerator)
+        self.identity = {} if run is None else self.identify(dataset)
+        self.step_count, self.rows, self.best, self.best_weights = 0, [], None, {}
+        self.order, self.records, self.names, self.spent = [], [], [], 0.0
 
     def draw(self,
         conversations: Sequence[Conversation], # of one batch
-    ) -> list[torch.Tensor]: # bool `[n, M]` for each
+    ) -> list[Tensor]: # bool `[n, M]` for each
         "Draw the protocol's mask for a batch."
         lengths = [c.num_nodes for c in conversations]
         available = torch.cat([c.present for c in conversations])
         dialogue = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
         return list(torch.as_tensor(self.protocol.draw(available, dialogue, self.generator)).split(lengths))
 
-    def step(self,
-        conversations: Sequence[Conversation], # of one batch
-    ) -> dict[str, float]: # named terms of the loss
-        "One step of the optimiser; the masks of recognition and of recovery are drawn apart."
-        device = next(self.model.parameters()).device
-        batch = ConversationBatch.collate(conversations, self.draw(conversations), targets=True).to(device)
-        second = torch.nn.utils.rnn.pad_sequence(self.draw(conversations), batch_first=True).to(device)
-        terms = self.model.loss(batch, second, self.generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        for group in self.groups: nn.utils.clip_grad_norm_(group, self.config.clip)
-        self.optimizer.step()
-        self.schedule.step()
-        self.averaged.update_parameters(self.model)
-        return {name: term.item() for name, term in terms.items()}
+    def losses(self,
+        conversations: Sequence[Conversation], # of a batch
+        shown: Sequence[Tensor], # bool `[n, M]` for each, what recognition sees
+        second: Sequence[Tensor], # bool `[n, M]` for each, what recovery sees
+        keep: int | None = None, # only the first of them count, the others are there to be padded to; all if None
+    ) -> dict[str, Tensor]: # named terms
+        "The loss of a batch."
+        batch = ConversationBatch.collate(conversations, shown, targets=True)
+        again = pad_sequence(list(second), batch_first=True)
+        if keep is not None: batch, again = first_rows(batch, keep), again[:keep]
+        with self.accelerator.autocast():
+            return self.loss(batch.to(self.accelerator.device), again.to(self.accelerator.device), self.generator)
 
-    def epoch(self) -> dict[str, float]: # mean of each term
-        "One pass over the training conversations."
+    def whole(self, conversations, shown, second) -> dict[str, Tensor]: # named terms, and utterances
+        "Gradients of a batch at once."
+        terms = self.losses(conversations, shown, second)
+        self.accelerator.backward(sum(terms.values()))
+        return terms | {"utterances": torch.tensor(float(sum(c.num_nodes for c in conversations)))}
+
+    def shares(self, conversations, shown, second) -> dict[str, Tensor]: # named terms of the whole batch, and utterances
+        "Gradients of a batch as the weighted sum over this process's parts of it, and then over processes."
+        n, rank, world = len(conversations), self.accelerator.process_index, self.accelerator.num_processes
+        counts = [loss_counts(c, s, self.model.config.task) for c, s in zip(conversations, second)]
+        total = {name: max(1, sum(c[name] for c in counts)) for name in counts[0]}
+        longest = max(range(n), key=lambda i: conversations[i].num_nodes)
+        parts = [list(range(n)[rank + world * a::world * self.config.accumulate]) for a in range(self.config.accumulate)]
+        state, sums = self.generator.get_state(), {}
+        # a process without a share computes the longest dialogue at weight zero: its generator has to move on like the others'
+        for part in [part for part in parts if part] or [[]]:
+            self.generator.set_state(state)
+            rows = part or [longest]
+            picked = [[x[i] for i in (*rows, longest)] for x in (conversations, shown, second)]
+            with SharedNoise(self.generator, rows, n): terms = self.losses(*picked, keep=len(rows))
+            if unknown := set(terms) - set(total):
+                raise ValueError(f"got terms of the loss {sorted(unknown)}, expected some of {sorted(total)}: tell `loss_counts` what they are means over")
+            terms = {name: term * (sum(counts[i][name] for i in part) / total[name]) for name, term in terms.items()}
+            self.accelerator.backward(sum(terms.values()))
+            terms["utterances"] = torch.tensor(float(sum(conversations[i].num_nodes for i in part)))
+            sums = {name: term.detach() + sums.get(name, 0) for name, term in terms.items()}
+        return self.added(sums)
+
+    def added(self,
+        sums: dict[str, Tensor], # named numbers of this process
+    ) -> dict[str, Tensor]: # of all processes
+        "Add up gradients and named numbers over processes, in one message."
+        if self.accelerator.num_processes == 1: return sums
+        gradients = [p.grad for group in self.groups for p in group if p.grad is not None]
+        numbers = torch.stack([x.to(self.accelerator.device).float() for x in sums.values()])
+        message = self.accelerator.reduce(torch.cat([*(g.flatten() for g in gradients), numbers]), "sum")
+        *parts, numbers = message.split([*(g.numel() for g in gradients), len(numbers)])
+        for gradient, part in zip(gradients, parts): gradient.copy_(part.view_as(gradient))
+        return dict(zip(sums, numbers))
+
+    @property
+    def rate(self) -> float: # of the step to come
+        "The learning rate."
+        return self.config.lr * learning_rate(self.step_count, self.n_steps, self.config.warmup)
+
+    def step(self,
+        conversations: Sequence[Conversation], # of one batch, the same on all processes
+    ) -> dict[str, Tensor]: # named terms of the loss, utterances, and the gradient norm of each group, on the device
+        "One step of the optimiser; the masks of recognition and of recovery are drawn apart."
+        shown, second = self.draw(conversations), self.draw(conversations)
+        self.optimizer.zero_grad(set_to_none=True)
+        alone = self.accelerator.num_processes * self.config.accumulate == 1
+        terms = (self.whole if alone else self.shares)(conversations, shown, second)
+        self.accelerator.unscale_gradients()
+        norms = {f"norm_{i}": nn.utils.clip_grad_norm_(group, self.config.clip) for i, group in enumerate(self.groups)}
+        for group in self.optimizer.param_groups: group["lr"] = self.rate
+        self.optimizer.step()
+        current, averaged = (list(m.parameters()) for m in (self.model, self.averaged))
+        with torch.no_grad():
+            if self.step_count: self.average(averaged, current, self.step_count)
+            else: torch._foreach_copy_(averaged, current)
+        self.step_count += 1
+        return {name: x.detach() for name, x in (terms | norms).items()}
+
+    def epoch(self) -> dict[str, float]: # mean of each term and norm, and the number of utterances
+        "One pass over the training conversations, or what is left of it."
         self.model.train()
-        lengths = [c.num_nodes for c in self.train_set]
-        terms = [self.step([self.train_set[i] for i in batch])
-                 for batch in length_batches(lengths, self.config.batch_size, self.generator)]
-        return {name: float(np.mean([t[name] for t in terms])) for name in terms[0]}
+        if not self.order:
+            self.order = length_batches([c.num_nodes for c in self.train_set], self.config.batch_size, self.generator)
+            self.records, self.spent = [], 0.0
+        begin = time.perf_counter() - self.spent
+        for places in self.order[len(self.records):]:
+            seen = self.step([self.train_set[i] for i in places])
+            self.names = list(seen)
+            self.records.append(torch.stack([x.to(self.accelerator.device).float() for x in seen.values()]))
+            self.spent = time.perf_counter() - begin
+            if len(self.records) < len(self.order): self.between_steps()
+        columns = dict(zip(self.names, zip(*torch.stack(self.records).tolist())))
+        self.spent, self.order = time.perf_counter() - begin, []
+        return {name: sum(x) if name == "utterances" else float(np.mean(x)) for name, x in columns.items()}
+
+    def validate(self) -> float: # higher is better; NaN where there is no validation split
+        "Score of the averaged weights on the validation split; each process takes some of the masks."
+        if not self.valid_set: return float("nan")
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        scores = [validation_score(self.averaged, self.valid_set, [mask], self.seed) if i % world == rank else 0.0
+                  for i, mask in enumerate(self.masks)]
+        if world > 1: scores = self.accelerator.reduce(torch.tensor(scores, device=self.accelerator.device), "sum").tolist()
+        return float(np.mean(scores))
+
+    def judge(self,
+        means: dict[str, float], # of an epoch
+    ) -> dict: # the line of the log
+        "Score an epoch where it may be chosen, and keep its weights where it is the best so far."
+        epoch, total = len(self.rows) + 1, self.config.epochs
+        eligible = round(total * self.config.choose_from) if self.valid_set else 1
+        score = self.validate() if epoch > total - max(1, eligible) else None
+        if score is not None and (self.best is None or score > self.best[0]):
+            self.best, self.best_weights = (score, epoch), copy.deepcopy(self.averaged.state_dict())
+        n, rate = int(means.pop("utterances")), self.optimizer.param_groups[0]["lr"]
+        return {"epoch": epoch, "step": self.step_count, "terms": {k: v for k, v in means.items() if not k.startswith("norm_")},
+                "norms": [v for k, v in means.items() if k.startswith("norm_")], "lr": rate, "valid_score": score,
+                "seconds": self.spent, "utterances": n, "utterances_per_second": n / self.spent}
+
+    @property
+    def finished(self) -> bool:
+        "All epochs are trained, or patience is at its end."
+        waited = len(self.rows) - self.best[1] if self.best else 0
+        return len(self.rows) >= self.config.epochs or bool(self.config.patience) and waited >= self.config.patience
 
     def fit(self,
         progress: bool = True, # show a bar where the output is a terminal
         description: str = "train", # its name
+        resume: bool = False, # go on from the newest checkpoint of the run's folder
     ) -> Recogniser: # evaluation mode, weights of the chosen epoch, `history` attached
         "Train, choosing among the last epochs by the validation score of the averaged weights; without a validation split, the last."
-        total, log, best, training = self.config.epochs, [], None, 0.0
-        eligible = round(total * self.config.choose_from) if self.valid_set else 1
-        first = total - max(1, eligible)
-        with tqdm(total=total, desc=description, disable=None if progress else True, leave=False) as bar:
-            for epoch in range(total):
-                begin = time.perf_counter()
-                row = {"epoch": epoch + 1, **self.epoch()}
-                training += time.perf_counter() - begin
-                row["valid_score"] = self.validate() if epoch >= first else None
-                if epoch >= first and (best is None or row["valid_score"] > best[0]):
-                    best = row["valid_score"], epoch + 1, copy.deepcopy(self.averaged.module.state_dict())
-                log.append(row)
-                bar.set_postfix(loss=f"{sum(v for k, v in row.items() if k not in ('epoch', 'valid_score')):.3f}",
-                                valid="" if best is None else f"{best[0]:.3f}")
-                bar.update()
-        self.model.load_state_dict(best[2])
-        n = sum(c.num_nodes for c in self.train_set)
-        self.model.history = {"epoch": best[1], "epochs": total, "valid_score": best[0], "seed": self.seed,
-            "seconds_per_epoch": training / total, "utterances_per_second": n * total / training,
+        self.begin(resume)
+        quiet = None if progress and self.accelerator.is_main_process else True
+        bar = tqdm(total=self.config.epochs, initial=len(self.rows), desc=description, disable=quiet, leave=False)
+        with self.record.listening(), determinism(self.config.deterministic), bar:
+            while not self.finished:
+                self.rows.append(self.judge(self.epoch()))
+                self.report(bar)
+                self.checkpoint()
+                if not self.finished and self.asked(): self.stop()
+        for tracker in self.accelerator.trackers: tracker.finish()
+        return self.chosen()
+
+    def report(self, bar) -> None:
+        "Show and log the epoch that is over."
+        row = self.rows[-1]
+        loss = sum(row["terms"].values())
+        norms = {f"norm_{i}": x for i, x in enumerate(row["norms"])}
+        line = {k: v for k, v in row.items() if k not in ("terms", "norms")} | {"loss": loss} | row["terms"] | norms
+        self.record.write(line)
+        if self.accelerator.trackers:
+            self.accelerator.log({k: v for k, v in line.items() if v is not None and k not in ("epoch", "step")}, step=row["epoch"])
+        bar.set_postfix(loss=f"{loss:.3f}", valid="" if self.best is None else f"{self.best[0]:.3f}",
+                        speed=f"{row['utterances_per_second']:.0f} utterances/s")
+        bar.update()
+
+    def chosen(self) -> Recogniser: # evaluation mode
+        "The model with the weights of the chosen epoch, and the history of its training."
+        self.model.load_state_dict(self.best_weights)
+        seconds, n = sum(row["seconds"] for row in self.rows), sum(row["utterances"] for row in self.rows)
+        log = [{"epoch": row["epoch"], **row["terms"], "valid_score": row["valid_score"]} for row in self.rows]
+        self.model.history = {"epoch": self.best[1], "epochs": len(log), "valid_score": self.best[0], "seed": self.seed,
+            "seconds_per_epoch": seconds / len(log), "utterances_per_second": n / seconds,
             "parameters": sum(p.numel() for g in self.groups for p in g), "log": log}
         return self.model.eval()
 
-    def validate(self) -> float: # higher is better; NaN where there is no validation split
-        "Score of the averaged weights on the validation split."
-        if not self.valid_set: return float("nan")
-        return validation_score(self.averaged.module, self.valid_set, self.masks, self.seed)
+    def between_steps(self) -> None:
+        "Write a checkpoint where one is due, and stop where that was asked for."
+        asked, every = self.asked(), self.config.checkpoint_every
+        if asked or every and self.step_count % every == 0: self.checkpoint()
+        if asked: self.stop()
+
+    def asked(self) -> int: # number of the signal, 0 if there was none
+        "Whether any process was asked to stop."
+        if self.record.folder is None or self.accelerator.num_processes == 1: return self.record.signal
+        heard = torch.zeros(self.accelerator.num_processes, device=self.accelerator.device)
+        heard[self.accelerator.process_index] = self.record.signal
+        return int(self.accelerator.reduce(heard, "sum").max())
+
+    def stop(self) -> None:
+        "Leave the training after a step."
+        number, folder = self.asked() or signal.SIGINT, self.record.folder
+        kept = self.record.checkpoints.steps if self.accelerator.is_main_process else []
+        raise Interrupted(f"stopped by {signal.Signals(number).name} after step {self.step_count} of {self.n_steps}; {folder} holds the checkpoint of step "
+                          f"{kept[0] if kept else 0}: the same command goes on from there with --resume (resume=True)", number)
+
+    def identify(self,
+        dataset: ConversationDataset, # the whole of it
+    ) -> dict: # what JSON can hold
+        "What a checkpoint must have in common with the run that goes on from it."
+        def code(arrays): return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)).hexdigest()[:16]
+        training = {k: v for k, v in asdict(self.config).items() if k not in ("trackers", "checkpoint_every")}
+        found = {"data": dataset.hash, "split": code([np.asarray(dataset.split)]), "masks": code(self.masks), "protocol": repr(self.protocol),
+                 "seed": self.seed, "model": type(self.model).__name__, "architecture": asdict(self.model.config), "training": training}
+        return json.loads(json.dumps(found, default=str))
+
+    def environment(self) -> dict:
+        "What changes bits but no meaning."
+        return {"torch": torch.__version__, "machine": platform.machine(), "device": self.accelerator.device.type,
+                "processes": self.accelerator.num_processes, "threads": torch.get_num_threads()}
+
+    def begin(self,
+        resume: bool, # go on from the newest checkpoint of the run's folder
+    ) -> None:
+        "Start anew or where a checkpoint ends, and say which."
+        self.sessions = [{"step": 0, **self.environment(), "training": asdict(self.config)}]
+        stored, reasons = self.record.begin(resume)
+        if stored is not None: self.load(stored)
+        for reason in reasons: self.record.say(reason)
+        if resume: self.record.say(f"goes on after step {self.step_count} of {self.n_steps}" if stored else
+                                   f"{self.record.folder} holds no checkpoint to go on from, the training starts anew")
+        if self.config.trackers:
+            self.accelerator.init_trackers("trackers", config={k: v if isinstance(v, (int, float, str)) else str(v) for k, v in asdict(self.config).items()})
+
+    def checkpoint(self) -> None:
+        "Keep everything that the rest of the training depends on."
+        if self.record.folder is None: return
+        state = {"step": self.step_count, "rows": self.rows, "best": self.best, "order": self.order, "names": self.names, "spent": self.spent,
+                 "lines": self.record.lines, "sessions": self.sessions, "identity": self.identity, "random": random.getstate(),
+                 "numpy": [x.tolist() if isinstance(x, np.ndarray) else x for x in np.random.get_state()],
+                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None}
+        self.record.save(self.step_count, self.tensors(), state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        "The part of a checkpoint that is tensors: weights three times, the optimiser's moments, the states of the generators."
+        weights = {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(), "best": self.best_weights,
+                   **{f"optimizer/{i}": s for i, s in self.optimizer.state_dict()["state"].items()}}
+        found = {f"{place}/{name}": x for place, group in weights.items() for name, x in group.items()}
+        found |= {f"record/{i}": x for i, x in enumerate(self.records if self.order else [])} | {"random/generator": self.generator.get_state()}
+        device = self.accelerator.device
+        states = {"torch": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+        return found | {f"random/{name}": self.accelerator.gather(x[None].to(device)).cpu() for name, x in states.items()}
+
+    def load(self,
+        stored: Stored, # written by a run of the same identity
+    ) -> None:
+        "Become what the trainer was when the checkpoint was written."
+        state, tensors = json.loads(stored.state), stored.tensors
+        if found := differences(self.identity, state["identity"]):
+            raise ValueError(f"{self.record.folder} holds a run of other data or settings: {'; '.join(found)}; expected the same: "
+                             "give that run's, or choose another folder")
+
+        def part(place): return {name[len(place) + 1:]: x for name, x in tensors.items() if name.startswith(f"{place}/")}
+        device, rank = self.accelerator.device, self.accelerator.process_index
+        self.model.load_state_dict(part("model"))
+        self.averaged.load_state_dict(part("averaged"))
+        self.best_weights, self.best = part("best"), state["best"] and tuple(state["best"])
+        moments, groups = part("optimizer"), self.optimizer.state_dict()["param_groups"]
+        ids = {name.split("/")[0] for name in moments}
+        self.optimizer.load_state_dict({"param_groups": groups, "state": {
+            int(i): {name.split("/")[1]: x for name, x in moments.items() if name.startswith(f"{i}/")} for i in ids}})
+        self.records = [tensors[f"record/{i}"].to(device) for i in range(len(part("record")))]
+        self.step_count, self.rows, self.order, self.names, self.spent = (state[k] for k in ("step", "rows", "order", "names", "spent"))
+        self.record.lines, self.sessions = state["lines"], [*state["sessions"], {**self.sessions[0], "step": state["step"]}]
+        self.generator.set_state(tensors["random/generator"])
+        if rank < len(tensors["random/torch"]): torch.set_rng_state(tensors["random/torch"][rank])
+        if device.type == "cuda" and rank < len(tensors.get("random/cuda", ())): torch.cuda.set_rng_state(tensors["random/cuda"][rank], device)
+        version, numbers, gauss = state["random"]
+        random.setstate((version, tuple(numbers), gauss))
+        np.random.set_state(state["numpy"])
+        if state["scaler"] and self.accelerator.scaler: self.accelerator.scaler.load_state_dict(state["scaler"])
+        changed = differences(*({k: s[k] for k in self.environment()} for s in self.sessions[:-3:-1]))
+        if changed: self.record.say(f"not bit for bit the uninterrupted training, as {'; '.join(changed)}")
 
 # %% ../nbs/11_trainer.ipynb #a16d77d3
 def fit(
@@ -243,6 +707,8 @@ def fit(
     kit: MaskKit | None = None, # fixed masks for validation
     config: TrainConfig = TrainConfig(), # how
     progress: bool = True, # show a bar where the output is a terminal
+    run=None, # folder for checkpoints and log; nothing is written if None
+    resume: bool = False, # go on from the newest checkpoint in it
 ) -> Recogniser: # in evaluation mode, with `history`
     "Train a model; the same call gives the same weights, and the global random state is left as it was."
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
@@ -250,10 +716,11 @@ def fit(
     if isinstance(missing_rate, str) and missing_rate != "mixed":
         raise ValueError(f"got missing_rate={missing_rate!r}, expected 'mixed' or a number such as 0.3")
     protocol = MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_randomness(seed):
         net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
         net.fit_standardization(dataset.train)
         masks = validation_masks(dataset, kit, missing_rate, seed) if dataset.valid else []
-        trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed)
-        return trainer.fit(progress, description=f"{type(net).__name__} seed {seed}")
+        trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed, run=run)
+        # each process drops out other channels
+        if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)
+        return trainer.fit(progress, description=f"{type(net).__name__} seed {seed}", resume=resume)
