@@ -177,11 +177,14 @@ def train(
         raise ValueError(f"missing_rate is {missing_rate!r}, expected mixed or one number: train once for each rate")
     config = training if isinstance(training, TrainConfig) else TrainConfig(**(training or {}))
     rate = rate if rate == "mixed" else rate[0]
-    made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
-               kit=kit, config=config, run=run, resume=resume)
-    if PartialState().is_main_process:
-        keep(made, run, dict(model=model, missing_rate=rate, seed=seed, validation=source, data=dataset.name,
-                             data_hash=dataset.hash, mask_hash=kit.hash if kit else None))
+    facts = dict(model=model, missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
+                 mask_hash=kit.hash if kit else None)
+    try:
+        made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
+                   kit=kit, config=config, run=run, resume=resume)
+        if PartialState().is_main_process: keep(made, run, facts)
+        PartialState().wait_for_everyone()
+    finally: PartialState().destroy_process_group()
     return 0
 
 # %% ../nbs/15_cli.ipynb #7e537f99
@@ -358,8 +361,8 @@ def main(
         print(f"gsdnet {chosen.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        said = str(stop) or "stopped; finished trainings are kept, the same command goes on from there"
-        print(f"gsdnet {chosen.command}: {said}", file=sys.stderr)
+        said = str(stop) if hasattr(stop, "signal") else "stopped; finished trainings are kept, the same command goes on from there"
+        if said: print(f"gsdnet {chosen.command}: {said}", file=sys.stderr)
         return 128 + getattr(stop, "signal", 2)
 
 # %% ../nbs/15_cli.ipynb #f2ac8a37

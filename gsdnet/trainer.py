@@ -304,7 +304,7 @@ def determinism(
 class Interrupted(KeyboardInterrupt):
     "A training was asked to stop, and did after a step."
     def __init__(self,
-        text: str, # what happened and how to go on
+        text: str, # what happened and how to go on; empty on all but the main process
         number: int = signal.SIGINT, # of the signal
     ):
         super().__init__(text)
@@ -456,25 +456,43 @@ class Trainer:
 
     def shares(self, conversations, shown, second) -> dict[str, Tensor]: # named terms of the whole batch, and utterances
         "Gradients of a batch as the weighted sum over this process's parts of it, and then over processes."
-        n, rank, world = len(conversations), self.accelerator.process_index, self.accelerator.num_processes
+        batch, sums = (conversations, shown, second), {}
         counts = [loss_counts(c, s, self.model.config.task) for c, s in zip(conversations, second)]
         total = {name: max(1, sum(c[name] for c in counts)) for name in counts[0]}
-        longest = max(range(n), key=lambda i: conversations[i].num_nodes)
-        parts = [list(range(n)[rank + world * a::world * self.config.accumulate]) for a in range(self.config.accumulate)]
-        state, sums = self.generator.get_state(), {}
-        # a process without a share computes the longest dialogue at weight zero: its generator has to move on like the others'
-        for part in [part for part in parts if part] or [[]]:
-            self.generator.set_state(state)
-            rows = part or [longest]
-            picked = [[x[i] for i in (*rows, longest)] for x in (conversations, shown, second)]
-            with SharedNoise(self.generator, rows, n): terms = self.losses(*picked, keep=len(rows))
+        state, holes = self.generator.get_state(), [bool((~(c.present & s)).any()) for c, s in zip(conversations, shown)]
+        witness = holes.index(True) if any(holes) else 0
+        # a process without a share computes a dialogue at weight zero, and takes part like the others
+        for part in self.parts(len(conversations)) or [[]]:
+            terms = self.share(batch, part or [witness], state)
             if unknown := set(terms) - set(total):
                 raise ValueError(f"got terms of the loss {sorted(unknown)}, expected some of {sorted(total)}: tell `loss_counts` what they are means over")
             terms = {name: term * (sum(counts[i][name] for i in part) / total[name]) for name, term in terms.items()}
             self.accelerator.backward(sum(terms.values()))
             terms["utterances"] = torch.tensor(float(sum(conversations[i].num_nodes for i in part)))
             sums = {name: term.detach() + sums.get(name, 0) for name, term in terms.items()}
+        # where nothing is missing nothing is sampled; the generator has to move on as for the whole batch
+        if any(holes) and not any(holes[i] for i in part or [witness]):
+            with torch.no_grad(): self.share(batch, [witness], state)
         return self.added(sums)
+
+    def parts(self,
+        n: int, # dialogues of a batch
+    ) -> list[list[int]]: # places of the dialogues of each part that is not empty
+        "This process's parts of a batch."
+        every = self.accelerator.num_processes * self.config.accumulate
+        first = range(self.accelerator.process_index, every, self.accelerator.num_processes)
+        return [list(range(n)[i::every]) for i in first if i < n]
+
+    def share(self,
+        batch: tuple[Sequence, Sequence, Sequence], # conversations, and the masks of recognition and recovery
+        rows: list[int], # places of those to compute
+        state: Tensor, # of the generator before the batch
+    ) -> dict[str, Tensor]: # named terms
+        "The loss of some dialogues of a batch, as padded and with the noise as in the whole of it."
+        longest = max(range(len(batch[0])), key=lambda i: batch[0][i].num_nodes)
+        self.generator.set_state(state)
+        with SharedNoise(self.generator, rows, len(batch[0])):
+            return self.losses(*([x[i] for i in (*rows, longest)] for x in batch), keep=len(rows))
 
     def added(self,
         sums: dict[str, Tensor], # named numbers of this process
@@ -614,10 +632,12 @@ class Trainer:
 
     def stop(self) -> None:
         "Leave the training after a step."
-        number, folder = self.asked() or signal.SIGINT, self.record.folder
-        kept = self.record.checkpoints.steps if self.accelerator.is_main_process else []
-        raise Interrupted(f"stopped by {signal.Signals(number).name} after step {self.step_count} of {self.n_steps}; {folder} holds the checkpoint of step "
-                          f"{kept[0] if kept else 0}: the same command goes on from there with --resume (resume=True)", number)
+        number, folder = self.asked(), self.record.folder
+        if not self.accelerator.is_main_process: raise Interrupted("", number)
+        kept = self.record.checkpoints.steps
+        raise Interrupted(f"stopped by {signal.Signals(number).name} after step {self.step_count} of {self.n_steps}; {folder} holds "
+                          + (f"the checkpoint of step {kept[0]}" if kept else "no checkpoint")
+                          + ": the same command goes on from there with --resume (resume=True)", number)
 
     def identify(self,
         dataset: ConversationDataset, # the whole of it
@@ -687,9 +707,10 @@ class Trainer:
         self.records = [tensors[f"record/{i}"].to(device) for i in range(len(part("record")))]
         self.step_count, self.rows, self.order, self.names, self.spent = (state[k] for k in ("step", "rows", "order", "names", "spent"))
         self.record.lines, self.sessions = state["lines"], [*state["sessions"], {**self.sessions[0], "step": state["step"]}]
-        self.generator.set_state(tensors["random/generator"])
-        if rank < len(tensors["random/torch"]): torch.set_rng_state(tensors["random/torch"][rank])
-        if device.type == "cuda" and rank < len(tensors.get("random/cuda", ())): torch.cuda.set_rng_state(tensors["random/cuda"][rank], device)
+        # copies: a generator that is handed a row of a larger tensor reads from elsewhere
+        self.generator.set_state(tensors["random/generator"].clone())
+        if rank < len(tensors["random/torch"]): torch.set_rng_state(tensors["random/torch"][rank].clone())
+        if device.type == "cuda" and rank < len(tensors.get("random/cuda", ())): torch.cuda.set_rng_state(tensors["random/cuda"][rank].clone(), device)
         version, numbers, gauss = state["random"]
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(state["numpy"])
