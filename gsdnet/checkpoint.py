@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -96,7 +97,7 @@ class Checkpoints:
         state: dict, # what JSON can hold
     ) -> None:
         "Write a checkpoint, then delete those that are no longer among the newest, or that come from beyond this step."
-        data = {"safetensors": save({k: x.detach().cpu().contiguous() for k, x in tensors.items()}),
+        data = {"safetensors": save({k: x.detach().cpu().clone(memory_format=torch.contiguous_format) for k, x in tensors.items()}),
                 "json": json.dumps(state).encode()}
         sums = [f"{hashlib.sha256(x).hexdigest()}  {self.path(step, part).name}\n" for part, x in data.items()]
         for part, x in {**data, "sha256": "".join(sums)}.items(): write_whole(self.path(step, part), x)

@@ -27,20 +27,20 @@ from gsdnet.data import SyntheticConversations, save_dataset
 from gsdnet.trainer import Interrupted, TrainConfig, Trainer, fit
 
 SMALL = dict(width=16, denoiser_width=16, hidden=16, latent=8, n_samples=2)
-CONFIG = TrainConfig(epochs=4, batch_size=3, choose_from=0.7, checkpoint_every=2)
-DATA = dict(n_dialogues=15, length=(2, 6), seed=3)
+CONFIG = TrainConfig(epochs=3, batch_size=2, choose_from=0.7, checkpoint_every=2)
+DATA = dict(n_dialogues=10, length=(2, 5), seed=3)
 CLOCK = ("seconds_per_epoch", "utterances_per_second")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
 PROGRAM = [sys.executable, "-c", "import sys; from gsdnet.cli import main; sys.exit(main())"]
 # a process that has imported everything forks the ones that are killed
 ZYGOTE = multiprocessing.get_context("forkserver")
-ZYGOTE.set_forkserver_preload(["gsdnet.trainer", "gsdnet.baselines"])
+ZYGOTE.set_forkserver_preload(["gsdnet.trainer", "gsdnet.cli", "gsdnet.baselines", "pytest"])
 
 
 def train(run=None, resume=False, config=CONFIG, data=DATA, model="gsdnet", **options):
     "One training of all in this file."
     return fit(SyntheticConversations(**data).dataset(), model=lambda d: MODELS[model](d, **SMALL), config=config, progress=False, run=run,
-               resume=resume, **options)
+               resume=resume, **{"missing_rate": .4, **options})
 
 
 def finish(run, resume=False, death=None):
@@ -139,7 +139,7 @@ def test_killed_in_a_write(whole, tmp_path, number, share):
 @pytest.mark.slow
 def test_the_command_is_killed_and_resumed(tmp_path):
     talks = save_dataset(SyntheticConversations(**DATA).dataset(), tmp_path / "talks")
-    words = ["train", str(talks), "--training.epochs", "6", "--training.batch_size", "3", "--architecture.latent", "8", "--architecture.width", "16"]
+    words = ["train", str(talks), "--training.epochs", "6", "--training.batch_size", "2", "--architecture.latent", "8", "--architecture.width", "16"]
     run = lambda *more: subprocess.run([*PROGRAM, *words, *map(str, more)], capture_output=True, text=True, env=ENV, timeout=300)
     assert run("--run", tmp_path / "whole").returncode == 0
     child = subprocess.Popen([*PROGRAM, *words, "--run", str(tmp_path / "cut")], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -170,7 +170,7 @@ def test_resume_on_the_command_line(tmp_path, capsys):
 
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
-    "A run whose plug was pulled in its eighth step of twelve: checkpoints of steps 4 and 6 stand."
+    "A run whose plug was pulled in its eighth step of nine: checkpoints of steps 4 and 6 stand."
     step = Trainer.step
 
     def plug(self, talks):
@@ -299,7 +299,7 @@ def test_a_signal_lets_the_step_be_finished(tmp_path, uninterrupted, monkeypatch
         return step(self, talks)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted)
-        with pytest.raises(Interrupted, match="after step 5 of 12.*checkpoint of step 5.*--resume") as stop: train(tmp_path / "run")
+        with pytest.raises(Interrupted, match="after step 5 of 9.*checkpoint of step 5.*--resume") as stop: train(tmp_path / "run")
     assert stop.value.signal == number and [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert torch.equal(weights(train(tmp_path / "run", resume=True)), weights(uninterrupted))
 
