@@ -319,7 +319,7 @@ class Record:
     ):
         self.folder, self.accelerator = None if folder is None else Path(folder), accelerator
         self.checkpoints = None if folder is None else Checkpoints(self.folder / "checkpoints")
-        self.lines, self.signal = [], 0
+        self.lines, self.signal, self.failing = [], 0, False
 
     def begin(self,
         resume: bool, # go on from the newest checkpoint that is whole
@@ -346,8 +346,12 @@ class Record:
         "Add a line to the log, which is written whole, so that it never ends in half a line."
         self.lines.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()})
         if self.folder is None or not self.accelerator.is_main_process: return
-        try: write_whole(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
-        except OSError as error: tqdm.write(f"gsdnet: the log is not written ({error}), and tried again with its next line", file=sys.stderr)
+        try:
+            write_whole(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
+            self.failing = False
+        except OSError as error:
+            if not self.failing: tqdm.write(f"gsdnet: the log is not written ({error}), and tried again with each line", file=sys.stderr)
+            self.failing = True
 
     def say(self,
         text: str, # one sentence
@@ -553,7 +557,7 @@ class Trainer:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         scores = [validation_score(self.averaged, self.valid_set, [mask], self.seed) if i % world == rank else 0.0
                   for i, mask in enumerate(self.masks)]
-        if world > 1: scores = self.accelerator.reduce(torch.tensor(scores, device=self.accelerator.device), "sum").tolist()
+        if world > 1: scores = self.accelerator.reduce(torch.tensor(scores, dtype=torch.float64, device=self.accelerator.device), "sum").tolist()
         return float(np.mean(scores))
 
     def judge(self,
