@@ -156,11 +156,12 @@ class SpectralDiffusion(nn.Module):
         known: Tensor | None = None, # bool `[B, N, M]`
     ) -> Tensor: # `[B, K, ..., M]` L = (Λ - λ) / s, zero on padding
         "Eigenvalue offsets of every modality's graph, in units of the spread."
-        widths = list(self.dims.values())
-        if len(set(widths)) == 1: lam = modality_spectrum(x.unflatten(-1, (len(widths), -1)), graph, known)
-        else:
-            parts = [(p, None if known is None else known[..., m]) for m, p in enumerate(x.split(widths, -1))]
-            lam = torch.stack([modality_spectrum(p, graph, seen) for p, seen in parts], -1)
+        x, widths = x.to(torch.promote_types(x.dtype, torch.float32)), list(self.dims.values())
+        with torch.autocast(x.device.type, enabled=False): # differences of nearly equal numbers: never in half precision
+            if len(set(widths)) == 1: lam = modality_spectrum(x.unflatten(-1, (len(widths), -1)), graph, known)
+            else:
+                parts = [(p, None if known is None else known[..., m]) for m, p in enumerate(x.split(widths, -1))]
+                lam = torch.stack([modality_spectrum(p, graph, seen) for p, seen in parts], -1)
         values, valid = (expand(a, lam) for a in (graph.spectrum.values, graph.spectrum.valid))
         return (lam - values) / self.spread * valid
 

@@ -414,7 +414,7 @@ class GSDNet(Recogniser):
         "Latents of what is observed."
         x = self.standardized(batch) if x is None else x
         z = torch.stack([self.encoders[name](x[name]) for name in self.modalities], -2)
-        return z * batch.observed[..., None]
+        return z.to(torch.promote_types(z.dtype, torch.float32)) * batch.observed[..., None] # noise and its schedule are in single precision, whatever the layers are in
 
     def recover(self,
         batch: ConversationBatch, # aligned
