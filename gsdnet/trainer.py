@@ -37,7 +37,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoints, Stored, write_whole
-from .conversation import Conversation, ConversationBatch
+from .conversation import Conversation, ConversationBatch, pieces
 from .data import ConversationDataset
 from .missing import MaskKit, MixedMissing, Protocol, RandomMissing, draw_mask
 from .model import GSDConfig, GSDNet, Recogniser
@@ -415,7 +415,8 @@ class Trainer:
         self.accelerator = make_accelerator(config, run)
         self.model, self.config, self.protocol, self.masks, self.seed = model.to(self.accelerator.device), config, protocol, masks, seed
         self.loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
-        self.train_set = [model.transform(c) for c in dataset.train]
+        size = model.config.max_length
+        self.train_set = [model.transform(c.slice(p.start, p.stop)) for c in dataset.train for p in pieces(c.num_nodes, size)]
         self.valid_set = [model.transform(c) for c in dataset.valid]
         self.generator = torch.Generator().manual_seed(seed)
         self.n_steps = config.epochs * math.ceil(len(self.train_set) / config.batch_size)
