@@ -68,7 +68,7 @@ def graph_measures(
     noised: Tensor, # `[n, n]` operator after the noise
     A: Tensor, # `[n, n]` operator before
 ) -> dict[str, float]:
-    "What is left of a graph's edges, locality, connectivity and leading eigenvectors; 1, 1, 0, 1, 1 without noise."
+    "What is left of a graph's edges, their weights, locality, connectivity and leading eigenvectors; 1, 1, 1, 0, 1, 1 without noise."
     pairs = torch.ones_like(A, dtype=torch.bool).triu(1)
     a, b = A[pairs], noised[pairs]
     edges = a > 0
@@ -77,7 +77,8 @@ def graph_measures(
                          "what is kept cannot be told on an empty or a complete graph")
     kept = edges[b.topk(int(edges.sum())).indices].double().mean()
     leading = spectrum(A).vectors[:, -5:].mT @ spectrum(noised).vectors[:, -5:]
-    return {"edges kept": float(kept), "correlation": float(np.corrcoef(a, b)[0, 1]), "leak": float(b[~edges].abs().mean() / b[edges].abs().mean()),
+    return {"edges kept": float(kept), "correlation": float(np.corrcoef(a, b)[0, 1]),
+            "among edges": float(np.corrcoef(a[edges], b[edges])[0, 1]), "leak": float(b[~edges].abs().mean() / b[edges].abs().mean()),
             "connectivity": float(connectivity(noised) / connectivity(A)), "eigenvectors": float(leading.square().sum() / 5)}
 
 # %% ../nbs/18_stability.ipynb #2a866cc4
@@ -102,6 +103,7 @@ def compare_noises(
         for draw in range(draws):
             for name, noise in NOISES.items():
                 E = noise(A, g)
-                rows += [{"held equal": equal, "sigma": sigma, "noise": name, "graph": i, "draw": draw, **graph_measures(A + scaled, A)}
+                diagonal = float(E.diagonal().square().sum() / E.square().sum())
+                rows += [{"held equal": equal, "sigma": sigma, "noise": name, "graph": i, "draw": draw, "on diagonal": diagonal, **graph_measures(A + scaled, A)}
                          for sigma in sigmas for equal, scaled in strengths(E, spec, sigma).items()]
     return pd.DataFrame(rows)
