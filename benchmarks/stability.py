@@ -27,8 +27,8 @@ def main():
     rows = []
     for name in (None, *data.modalities):
         frame = compare_noises(operators(talks, name), (0.03, 0.1, 0.3), draws=1 if chosen.quick else 5)
-        measures = frame.columns[5:]
-        by_graph = frame.groupby(["held equal", "sigma", "noise", "graph"], sort=False)[list(measures)].mean()
+        measures = [c for c in frame.columns if c not in ("held equal", "sigma", "noise", "graph", "draw")]
+        by_graph = frame.groupby(["held equal", "sigma", "noise", "graph"], sort=False)[measures].mean()
         cells = by_graph.groupby(["held equal", "sigma", "noise"], sort=False)
         for key, mean in cells.mean().iterrows():
             values = {m: round(float(mean[m]), 4) for m in measures} | {f"{m} sd": round(float(cells.std().loc[key, m]), 4) for m in measures}
