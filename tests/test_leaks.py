@@ -12,7 +12,7 @@ from gsdnet.missing import RandomMissing, draw_mask
 from gsdnet.model import GSDNet
 from gsdnet.trainer import TrainConfig, fit
 
-SMALL = dict(width=16, denoiser_width=16, hidden=16, latent=8)
+SMALL = dict(width=16, denoiser_width=16, hidden=16, latent=8, n_steps=2)
 ANSWER = """
 import sys, numpy as np
 from gsdnet.data import load_dataset
