@@ -364,7 +364,8 @@ class IMDerLike(Recogniser):
         self.head = nn.Sequential(nn.Dropout(c.dropout), nn.Linear(c.width, c.n_outputs))
 
     # latents and the error of their recovery are GSDNet's own lines, so that figures of the two mean the same
-    encode, recovery_error = GSDNet.encode, GSDNet.recovery_error
+    encode, clean, recovery_error = GSDNet.encode, GSDNet.clean, GSDNet.recovery_error
+    samples = GSDNet.samples
 
     def noise(self,
         network: ScoreUNet, # of one modality
@@ -416,7 +417,7 @@ class IMDerLike(Recogniser):
             values[:, where, m] = self.sample(network, given[where], (n_steps, n_samples), noise)
         values = values.flatten(-2)
         no_spectra = z.new_zeros(len(values), len(z), 0, len(self.scores))
-        return Recovery(values.mean(0), values.std(0, correction=0), values, no_spectra)
+        return Recovery(values, no_spectra, batch.observed.repeat_interleave(z.shape[-1], -1))
 
     def given(self,
         z: Tensor, # `[..., M, d]` latents, zero where hidden
@@ -452,13 +453,12 @@ class IMDerLike(Recogniser):
     ) -> dict[str, Tensor]: # named terms, already weighted
         "Denoising score matching on what a second mask hides, and recognition with what two steps recover."
         c, complete = self.config, batch.complete()
-        self.encoders.eval()
-        with torch.no_grad(): clean = self.encode(complete)
-        self.encoders.train(self.training)
+        x = self.standardized(complete)
+        clean, z = self.clean(complete, x), self.encode(complete, x) * batch.observed[..., None]
         shown = clean * batch.observed[..., None]
         found = self.recover(batch, min(2, c.n_steps), 1, generator, shown).values.unflatten(-1, clean.shape[-2:])
         kept = (torch.rand(len(clean), generator=generator) >= c.path_drop).to(clean)[:, None, None, None]
-        z = self.encode(batch) + found[0] * ~batch.observed[..., None] * kept
+        z = z + found[0] * ~batch.observed[..., None] * kept
         return {"score": c.feature_weight * self.score_loss(clean, recovery_observed, complete.observed, generator),
                 "masked": self.task_loss(self.fuse(z[None], batch)[0], batch)}
 
