@@ -32,7 +32,7 @@ def on_the_same_latents(kind, epochs):
         model.encoders.load_state_dict(gsdnet.encoders.state_dict())
         model.encoders.requires_grad_(False)
         return model
-    if epochs: return fit(learn, model=make, config=TrainConfig(epochs=epochs, choose_from=0))
+    if epochs: return fit(learn, model=make, config=TrainConfig(epochs=epochs, batch_size=4, choose_from=0)) # four times the steps
     model = make(learn) # weights as drawn do for a measure of speed
     model.fit_standardization(learn.train)
     return model.eval()

@@ -21,7 +21,7 @@ from .diffusion import Recovery
 from .fusion import Context, row_normalized
 from .model import Encoder, GSDConfig, GSDNet, Recogniser, keyed_generators
 from .sampling import ddim, euler_maruyama, timesteps
-from .sde import VESDE, draw_times, expand, perturb
+from .sde import VESDE, draw_times, expand, perturb, v_target, x0_from_v
 
 # %% ../nbs/13_baselines.ipynb #7e5d20f8
 class Masked(Recogniser):
@@ -280,7 +280,7 @@ class Stage(nn.Module):
 
 # %% ../nbs/13_baselines.ipynb #2ad5cd3d
 class ScoreUNet(nn.Module):
-    "The noise in a latent, as a U-Net over the latent's layout sees it, given the time and a condition."
+    "What is noise in a latent and what is not, as a U-Net over the latent's layout sees it, given the time and a condition."
     def __init__(self,
         latent: int, # channels of what is denoised
         given: int, # channels of the condition
@@ -321,7 +321,7 @@ class ScoreUNet(nn.Module):
         x: Tensor, # `[R, latent]` noised, at unit scale
         t: Tensor, # `[R]` or `[1]` times
         conditions: list[Tensor], # of `conditions`
-    ) -> Tensor: # `[R, latent]` estimated noise
+    ) -> Tensor: # `[R, latent]` v at unit scale
         phase = 2 * math.pi * t[:, None] * self.frequencies
         time = F.silu(self.embed(torch.cat([phase.sin(), phase.cos()], -1)))
         h, kept = self.lift(x).unflatten(-1, self.layout), []
@@ -367,15 +367,6 @@ class IMDerLike(Recogniser):
     encode, clean, recovery_error = GSDNet.encode, GSDNet.clean, GSDNet.recovery_error
     samples = GSDNet.samples
 
-    def noise(self,
-        network: ScoreUNet, # of one modality
-        x: Tensor, # `[R, d]` noised latents
-        t: Tensor, # `[R]` or `[1]`
-        conditions: list[Tensor], # from the network's `conditions`
-    ) -> Tensor: # `[R, d]`
-        "The network's estimate of the noise, its input at unit scale."
-        return network(x / expand(self.sde.scale(t), x), t, conditions)
-
     def sample(self,
         network: ScoreUNet, # of one modality
         given: Tensor, # `[R, M·d + M]` conditions
@@ -387,8 +378,8 @@ class IMDerLike(Recogniser):
         conditions = [c.repeat(n_samples, 1, 1) for c in network.conditions(given)]
 
         def denoise(x, t):
-            flat = x.flatten(0, 1)
-            return x - (self.sde.sigma(t) * self.noise(network, flat, t[None], conditions)).view_as(x)
+            c = self.sde.scale(t)
+            return x0_from_v(self.sde, x, c * network((x / c).flatten(0, 1), t[None], conditions).view_as(x), t)
         start = self.sde.sample_prior(given.new_zeros(n_samples, len(given), self.config.latent), generator)
         sampler = euler_maruyama if n_steps >= 50 else ddim
         return sampler(denoise, start, timesteps(n_steps), sde=self.sde, generator=generator)
@@ -467,7 +458,7 @@ class IMDerLike(Recogniser):
         seen: Tensor, # bool `[B, N, M]` what the condition may show
         known: Tensor, # bool `[B, N, M]` what is recorded
         generator: torch.Generator | None = None, # of times and noise
-    ) -> Tensor: # mean squared error of the noise
+    ) -> Tensor: # mean squared error of v at unit scale
         "Each modality's network on the utterances of which it is hidden."
         seen = seen & known
         given, total, count = self.given(clean * seen[..., None], seen), 0.0 * self.head[1].bias.sum(), 0
@@ -477,7 +468,8 @@ class IMDerLike(Recogniser):
             x0 = clean[where][:, m]
             t = draw_times(x0, generator=generator).clamp(min=1e-5)
             xt, noise = perturb(self.sde, x0, t, generator)
-            error = (self.noise(network, xt, t, network.conditions(given[where])) - noise).square()
+            c = expand(self.sde.scale(t), x0)
+            error = (network(xt / c, t, network.conditions(given[where])) - v_target(self.sde, x0, noise, t) / c).square()
             total, count = total + error.mean(-1).sum(), count + len(x0)
         return total / max(count, 1)
 
