@@ -60,7 +60,7 @@ def product_rate(m, k, n, seconds=1.0):
 def roofline():
     "Operations of a recovery, their rate, and the rate of matrix products of like size, in one run."
     batches = [batch for _, batch in gsdnet.batches(data.test, observed)]
-    width, rows = gsdnet.config.denoiser_width, gsdnet.config.n_samples * max(batches[len(batches) // 2].valid.shape[1] * 8, 1)
+    width, rows = gsdnet.config.denoiser_width, gsdnet.config.n_samples * batches[len(batches) // 2].valid.numel()
     with FlopCounterMode(display=False) as counted: recover_all(gsdnet, batches)
     done = lambda: counted.get_total_flops() / min(recover_all(gsdnet, batches) for _ in range(2)) / 1e9
     like = lambda: product_rate(rows, 3 * width, width) / 1e9
