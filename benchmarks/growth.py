@@ -64,6 +64,7 @@ rows = []
 for curve, x, data, measure in curves(chosen.quick):
     for threads in (1, 2):
         torch.set_num_threads(threads)
+        measure()
         seconds = min(measure() for _ in range(2 if chosen.quick else 4))
         rows.append(dict(curve=curve, x=x, utterances=data.n_utterances, seconds=float(f"{seconds:.4g}"),
                          microseconds_per_utterance=float(f"{1e6 * seconds / data.n_utterances:.4g}"), threads=threads, device=device(),
