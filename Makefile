@@ -2,6 +2,7 @@
 # make test       every check; the last line is pytest's
 # make docs       the site, from the notebooks' saved outputs -> _docs/
 # make notebooks  execute all notebooks in place, so that pages and README show fresh outputs
+# make bench      speed and memory against yardsticks, a quick profile -> runs/bench/; FULL=1: everything -> results/; DATA=folder
 # Each sets up .venv first. PYTHON=python3.12 make ... picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ KATEX := node_modules/katex/dist
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
-.PHONY: run test docs notebooks readme clean
+.PHONY: run bench test docs notebooks readme clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -29,6 +30,17 @@ export MPLBACKEND ?= agg
 
 run: .venv/.run
 	$(BIN)/gsdnet benchmark synthetic --models gsdnet,zero_fill,bigru --rates 0,0.3,0.5,0.7 --seeds 3 --jobs 2 --out runs/demo
+
+# `FULL=1 make bench` takes about an hour; alone on the machine, if its seconds are to mean something
+BENCH = $(BIN)/python benchmarks
+HOW = $(if $(DATA),--data $(DATA)) $(if $(FULL),--out results,--quick --out runs/bench)
+bench: .venv/.run
+	$(BENCH)/inference.py $(HOW)
+	$(BENCH)/memory.py $(HOW)
+	$(BENCH)/training_epoch.py $(HOW) $(if $(FULL),--scores)
+	$(BENCH)/recovery.py $(HOW) $(if $(FULL),--samples)
+	$(BENCH)/profile_epoch.py $(HOW)
+	$(BENCH)/growth.py $(HOW)
 
 # formulas that need no network, where npm is at hand; elsewhere the pages load KaTeX from its CDN
 $(KATEX):

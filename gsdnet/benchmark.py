@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +67,9 @@ class Benchmark:
         How every model is trained.
     jobs
         Trainings to run at a time, each in its own process.
+    cluster
+        None: processes of this machine. "local": a Dask cluster of as many workers as jobs. An address, such as
+        tcp://host:8786: the workers of that Dask cluster, which must see `out` under the same path.
     """
     datasets: tuple
     models: dict
@@ -77,6 +82,7 @@ class Benchmark:
     missing_rate: str = "mixed"
     config: TrainConfig = field(default_factory=TrainConfig)
     jobs: int = 1
+    cluster: str | None = None
 
     def __post_init__(self):
         names = [d.name for d in self.datasets]
@@ -329,6 +335,50 @@ def results(
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 # %% ../nbs/14_benchmark.ipynb #6ad0d522
+@contextmanager
+def workers(benchmark):
+    "The number of joblib's jobs, within its backend: processes of this machine, or a Dask cluster."
+    if benchmark.cluster is None:
+        threads = {"inner_max_num_threads": max(1, (os.cpu_count() or 1) // benchmark.jobs)} if benchmark.jobs > 1 else {}
+        with joblib.parallel_config("loky", **threads): yield benchmark.jobs
+        return
+    try: from dask.distributed import Client, LocalCluster
+    except ImportError:
+        raise ValueError(f"cluster is {benchmark.cluster!r} but Dask is not installed, expected dask and distributed: "
+                         "pip install 'gsdnet[cluster]'") from None
+    own = {"n_workers": benchmark.jobs, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**own) if benchmark.cluster == "local" else nullcontext(benchmark.cluster) as where, Client(where) as client:
+        several = {worker: n for worker, n in client.nthreads().items() if n > 1}
+        if several:
+            raise ValueError(f"{len(several)} workers of {benchmark.cluster} run up to {max(several.values())} tasks in one process, expected 1, "
+                             "since seeds are the process's: start them with --nthreads 1 (and --nworkers for more)")
+        with joblib.parallel_config("dask", client=client): yield -1
+
+# %% ../nbs/14_benchmark.ipynb #007b3628
+def finished(todo, benchmark):
+    "Train cells side by side and yield each one's name and error; start again with what a killed worker took along."
+    out, lives = Path(benchmark.out).resolve(), 3
+    with workers(benchmark) as jobs:
+        while todo:
+            work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
+                joblib.delayed(attempt)(t, out, jobs == 1) for t in todo)
+            failed, lives = set(), lives - 1
+            try:
+                for name, error in work:
+                    if error: failed.add(name)
+                    yield name, error
+                lost, why = [t for t in todo if t.id not in failed and not done(t, out)], "left no record: do all workers see the folder?"
+                yield from ((t.id, why) for t in lost)
+                return
+            except Exception as error:
+                if not isinstance(error, BrokenProcessPool) and type(error).__name__ != "KilledWorker": raise
+            todo = [t for t in todo if t.id not in failed and not done(t, out)]
+            if todo and not lives:
+                yield from ((t.id, "its worker was killed, three times in a row: is memory short?") for t in todo)
+                return
+            print(f"a worker was killed; {len(todo)} trainings without a record are started again", file=sys.stderr)
+
+# %% ../nbs/14_benchmark.ipynb #adeacb2a
 def run(
     benchmark: Benchmark, # the grid
 ) -> pd.DataFrame: # the grid's rows; `.attrs["failures"]` lists what failed as (record, error)
@@ -338,13 +388,9 @@ def run(
     todo, failures = [t for t in trainings if not done(t, out)], []
     if todo and len(todo) < len(trainings):
         print(f"{len(trainings) - len(todo)} of {len(trainings)} trainings have a record, {len(todo)} to go", file=sys.stderr)
-    threads = {"inner_max_num_threads": max(1, (os.cpu_count() or 1) // benchmark.jobs)} if benchmark.jobs > 1 else {}
-    with joblib.parallel_config("loky", **threads):
-        work = joblib.Parallel(n_jobs=benchmark.jobs, return_as="generator_unordered")(
-            joblib.delayed(attempt)(t, out, benchmark.jobs == 1) for t in todo)
-        for name, error in tqdm(work, "trainings", len(todo), disable=None):
-            if error: failures.append((name, error))
-            write_whole(out / "results.csv", results(out).to_csv(index=False))
+    for name, error in tqdm(finished(todo, benchmark) if todo else (), "trainings", len(todo), disable=None):
+        if error: failures.append((name, error))
+        write_whole(out / "results.csv", results(out).to_csv(index=False))
     frame = results(out, {t.id for t in trainings})
     write_whole(out / "results.csv", results(out).to_csv(index=False))
     frame.attrs["failures"] = failures

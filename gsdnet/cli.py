@@ -69,6 +69,7 @@ def benchmark(
     data: list[str], out: str, *, masks: str | None = None, modalities: str | None = None,
     models: str = "gsdnet,zero_fill,bigru", rates: str | None = None, seeds: int = 3, folds: int | None = None,
     epochs: int | None = None, missing_rate: str = "mixed", task: str | None = None, jobs: int = 1,
+    cluster: str | None = None,
 ) -> int:
     """Train models side by side and write one table; a run that was stopped goes on with what is missing.
 
@@ -98,6 +99,8 @@ def benchmark(
         classification or regression, where the data allow both.
     jobs
         Trainings at a time.
+    cluster
+        Dask cluster to train on: its address (all workers must see the folder), or local for one of as many workers as jobs.
     """
     from gsdnet.benchmark import Benchmark, run, table
     from gsdnet.trainer import TrainConfig
@@ -106,7 +109,7 @@ def benchmark(
     datasets = tuple(read_data(d, wanted, task) for d in data)
     config = TrainConfig() if epochs is None else TrainConfig(epochs=epochs)
     grid = Benchmark(datasets, read_models(models), Path(out), rates=numbers(rates), seeds=seeds, folds=folds, kit=kit,
-                     missing_rate=missing_rate, config=config, jobs=jobs)
+                     missing_rate=missing_rate, config=config, jobs=jobs, cluster=cluster)
     frame = run(grid)
     if len(frame):
         for metric in ["weighted_f1", *(["mae"] if "mae" in frame else [])]: print(table(frame, metric), end="\n\n")

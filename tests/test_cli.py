@@ -98,7 +98,8 @@ def test_predict_writes_a_line_per_utterance(kept, talks, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(baselines.MODELS))
 def test_every_model_is_kept_and_read_back(name, talks, tmp_path):
-    assert cli.main(["train", str(talks), "--run", str(tmp_path / "run"), "--model", name, "--training.epochs", "1"]) == 0
+    assert cli.main(["train", str(talks), "--run", str(tmp_path / "run"), "--model", name, "--training.epochs", "1",
+                     "--architecture.n_steps", "2", "--architecture.denoiser_width", "8"]) == 0
     model = cli.read_run(tmp_path / "run")
     assert isinstance(model, Recogniser) and not model.training
 

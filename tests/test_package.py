@@ -20,6 +20,7 @@ NOTEBOOK_TOOLS = {"nbdev", "fastcore", "execnb", "IPython", "jupyter", "nbclient
 DEVELOPMENT = NOTEBOOK_TOOLS | {"pytest", "hypothesis", "networkx", "pygsp"}
 DISTRIBUTIONS = {"torch_geometric": "torch-geometric", "sklearn": "scikit-learn"}
 REQUIRED = {re.split(r"[\[<>=!~]", r)[0] for r in CONFIG["requirements"].split()}
+OPTIONAL = {re.split(r"[\[<>=!~]", r)[0] for r in CONFIG["cluster_requirements"].split()}
 
 
 def notebooks():
@@ -65,7 +66,12 @@ def test_runs_without_the_development_tools():
 def test_imports_only_what_is_required(module):
     outside = {name for name in imports(module)[0] if name not in {"gsdnet", *sys.stdlib_module_names}}
     assert not outside & DEVELOPMENT
-    assert {DISTRIBUTIONS.get(name, name) for name in outside} <= REQUIRED
+    assert {DISTRIBUTIONS.get(name, name) for name in outside} <= REQUIRED | OPTIONAL
+
+
+def test_nothing_optional_is_imported_before_it_is_asked_for():
+    code = f"import sys, gsdnet.cli, gsdnet.benchmark; sys.exit(bool({OPTIONAL!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("module", MODULES)

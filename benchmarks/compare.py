@@ -1,0 +1,101 @@
+"""What all benchmark scripts share: turns, one table, rows that say where they come from."""
+import argparse
+import csv
+import os
+import platform
+import statistics
+import time
+from collections import namedtuple
+from pathlib import Path
+
+COLUMNS = ["what", "a", "b", "a_value", "b_value", "unit", "ratio", "low", "high", "cpu_ratio", "busy", "threads", "data", "device", "date", "commit", "versions"]
+# medians; median, smallest and largest ratio a / b of a round; the ratio in CPU seconds of the process, where calls are what is timed; its CPU share
+Turns = namedtuple("Turns", "a b ratio low high cpu_ratio busy", defaults=[None] * 6)
+
+
+def options(about, **more):
+    "The options that every script takes; `more` maps further flags to their help."
+    parser = argparse.ArgumentParser(description=about.strip().splitlines()[0])
+    parser.add_argument("--data", help="folder with data.npz and meta.json; synthetic conversations of like size if left out")
+    parser.add_argument("--out", default="results", help="folder of the CSV files")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and epochs: the right order of magnitude in a minute or two")
+    parser.add_argument("--threads", type=int, default=1)
+    for name, text in more.items(): parser.add_argument(f"--{name}", action="store_true", help=text)
+    chosen = parser.parse_args()
+    import torch
+    torch.set_num_threads(chosen.threads)
+    return chosen
+
+
+def turns(a, b, rounds=3):
+    "Call two functions in turns, A B B A ...; each returns its own measure, or None for the wall-clock seconds of the call."
+    found, walls, cpus, timed = {a: [], b: []}, [], {a: [], b: []}, True
+    for i in range(rounds):
+        for f in ((a, b), (b, a))[i % 2]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            value = f()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            found[f].append(wall if value is None else value)
+            cpus[f].append(cpu)
+            walls.append(wall)
+            timed = timed and value is None
+    ratios = [x / y for x, y in zip(found[a], found[b])]
+    in_cpu = statistics.median(x / y for x, y in zip(cpus[a], cpus[b])) if timed else None
+    return Turns(statistics.median(found[a]), statistics.median(found[b]), statistics.median(ratios), min(ratios), max(ratios), in_cpu,
+                 sum(cpus[a] + cpus[b]) / sum(walls))
+
+
+def dataset(folder):
+    "The data, and its mask kit or one drawn at rate one half; None stands for synthetic conversations of IEMOCAP's sizes."
+    from gsdnet.data import SyntheticConversations, load_dataset
+    from gsdnet.missing import MaskKit
+    if folder is None:
+        data = SyntheticConversations(n_dialogues=200, length=(12, 60), n_speakers=(2, 2), modalities=("text", "audio"), dims=(384, 148),
+                                      noise=.3).dataset()
+        return data, MaskKit.draw(data, [0., .3, .5], [0])
+    kit = Path(folder) / "masks.npz"
+    kit = MaskKit.load(kit) if kit.is_file() else None
+    data = load_dataset(folder, modalities=list(kit.modalities) if kit else None)
+    return (data.use(kit), kit) if kit else (data, MaskKit.draw(data, [0., .3, .5], [0]))
+
+
+def device():
+    "The processor's name, and how many cores are to be had."
+    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def row(chosen, what, a, b, result, unit):
+    "A row of `performance.csv`; `result` is `Turns`, or one number where nothing is compared."
+    from gsdnet.benchmark import commit, versions
+    if not isinstance(result, Turns): result = Turns(result)
+    short = lambda x: x if x is None else float(f"{x:.4g}")
+    figures = dict(a_value=short(result.a), b_value=short(result.b), ratio=short(result.ratio), low=short(result.low), high=short(result.high),
+                   cpu_ratio=short(result.cpu_ratio), busy=short(result.busy))
+    return dict(what=what, a=a, b=b or "", **figures, unit=unit, threads=chosen.threads, data=Path(chosen.data).name if chosen.data else "synthetic",
+                device=device(), date=time.strftime("%Y-%m-%d", time.gmtime()), commit=commit(),
+                versions=" ".join(f"{k}={v}" for k, v in versions().items() if k in ("python", "torch", "gsdnet")))
+
+
+def keep(chosen, rows, file="performance.csv", key=("what", "a", "b", "threads", "data", "device")):
+    "Put rows into a CSV file, each in the place of an older row of the same key."
+    path = Path(chosen.out) / file
+    old = list(csv.DictReader(path.open(encoding="utf-8", newline=""))) if path.is_file() else []
+    same = lambda r: tuple(str(r[k]) for k in key)
+    fresh = {same(r) for r in rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".tmp").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([r for r in old if same(r) not in fresh] + rows)
+    path.with_suffix(".tmp").replace(path)
+
+
+def show(rows):
+    "Print the rows as one table, and say where the machine was not ours alone."
+    import pandas as pd
+    frame = pd.DataFrame(rows)
+    print(frame[["what", "a", "b", "a_value", "b_value", "unit", "ratio", "low", "high", "cpu_ratio"]].astype(object).fillna("").to_string(index=False))
+    shared = frame["busy"].dropna()
+    if (shared < .9 * frame.loc[shared.index, "threads"].clip(upper=1)).any():
+        print(f"the process had {100 * shared.min():.0f} % of a core: other work ran on this machine, trust ratios rather than seconds")
