@@ -144,7 +144,7 @@ class EigenvalueDenoiser(nn.Module):
     def __init__(self,
         n_modalities: int, # modalities, each with its own spectrum
         width: int = 96, # channels of the feature denoiser's hidden states
-        hidden: int = 48, # width of the network
+        hidden: int = 24, # width of the network
     ):
         super().__init__()
         self.names = nn.Parameter(0.02 * torch.randn(n_modalities, hidden))

@@ -155,7 +155,7 @@ def keyed_generators(
     return [torch.Generator().manual_seed(int.from_bytes(d, "little")) for d in digests]
 
 # %% ../nbs/10_model.ipynb #e4d856e7
-BUDGET = 4096 # rows (padded utterances x samples) that predictions keep at work
+BUDGET = 2048 # rows (padded utterances x samples) that predictions keep at work
 
 # %% ../nbs/10_model.ipynb #5869e4b3
 class Recogniser(nn.Module):

@@ -201,7 +201,8 @@ def loss_counts(
     labelled = conversation.y >= 0 if task == "classification" else conversation.score.isfinite()
     spectra = int((conversation.present.all(0) & target.any(0)).sum())
     return {"feature": int(target.sum()), "eigenvalue": spectra * len(conversation.eigenvalues),
-            "masked": int(labelled.sum()), "complete": int(labelled.sum()), "distill": conversation.num_nodes}
+            "masked": int(labelled.sum()), "complete": int(labelled.sum()), "distill": conversation.num_nodes,
+            "reconstruction": conversation.num_nodes}
 
 # %% ../nbs/11_trainer.ipynb #90c762fe
 class SharedNoise(TorchFunctionMode):
