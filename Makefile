@@ -41,6 +41,8 @@ bench: .venv/.run
 	$(BENCH)/recovery.py $(HOW) $(if $(FULL),--samples)
 	$(BENCH)/profile_epoch.py $(HOW)
 	$(BENCH)/growth.py $(HOW)
+	$(BENCH)/long.py $(HOW)
+	$(BENCH)/stability.py $(HOW)
 
 # formulas that need no network, where npm is at hand; elsewhere the pages load KaTeX from its CDN
 $(KATEX):
@@ -61,7 +63,7 @@ test: .venv/.dev $(KATEX)
 	$(BIN)/python tools/check_sync.py
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/python tools/build_docs.py --katex $(KATEX)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 clean:
 	rm -rf _docs _proc build runs/demo

@@ -8,6 +8,7 @@ __all__ = ['Conversation', 'conversation_weights', 'conversation_graph', 'plot_c
 
 # %% ../nbs/04_conversation.ipynb #fbabe82e
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -207,17 +208,27 @@ class AddSpectrum(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         if data.get("spectrum_settings") == self.settings: return data
-        window, decay, kappa, k = self.settings
-        if "speaker" not in data: W = _edge_weights(data)
-        else: W = conversation_weights(data.speaker, window=window, decay=decay, cross_speaker=kappa)
-        S = normalize(W)
-        spec = spectrum(S, k)
-        data.weights, data.operator = W.float(), S.float()
-        data.eigenvalues, data.eigenvectors = spec.values.float(), spec.vectors.float()
+        if "speaker" in data: found = _structure(data.speaker.cpu().numpy().tobytes(), *self.settings)
+        else: found = _with_spectrum(_edge_weights(data), self.settings[-1])
+        data.weights, data.operator, data.eigenvalues, data.eigenvectors = found
         data.spectrum_settings = self.settings
         return data
 
     def __repr__(self): return "AddSpectrum(window={}, decay={}, cross_speaker={}, k={})".format(*self.settings)
+
+# %% ../nbs/04_conversation.ipynb #0b34620e
+def _with_spectrum(W, k):
+    "Weights, operator, eigenvalues and eigenvectors in single precision."
+    S = normalize(W)
+    spec = spectrum(S, k)
+    return W.float(), S.float(), spec.values.float(), spec.vectors.float()
+
+
+@lru_cache(maxsize=256)
+def _structure(speaker, window, decay, cross_speaker, k):
+    "The same for a dialogue, by the bytes of its speakers."
+    speaker = torch.from_numpy(np.frombuffer(speaker, np.int64).copy())
+    return _with_spectrum(conversation_weights(speaker, window=window, decay=decay, cross_speaker=cross_speaker), k)
 
 # %% ../nbs/04_conversation.ipynb #e7d9563e
 def _edge_weights(data):

@@ -238,10 +238,11 @@ class SpectralDiffusion(nn.Module):
         if n_steps < 1 or n_samples < 1:
             raise ValueError(f"got n_steps={n_steps}, n_samples={n_samples}, expected at least 1 of each")
         shown = self.columns(observed)
-        given = self.condition(torch.where(shown, x, 0.0), observed, graph)
-        if bool(given.whole.all()):
-            exact = graph.spectrum.values[..., None] + self.spread * given.level
-            return Recovery(given.x[None], exact[None], shown)
+        x = torch.where(shown, x, 0.0)
+        if bool((observed | ~graph.valid[..., None]).all()):
+            exact = graph.spectrum.values[..., None] + self.spread * self.offsets(x, graph)
+            return Recovery(x[None], exact[None], shown)
+        given = self.condition(x, observed, graph)
         generator = self.noise(generator, ~observed & graph.valid[..., None], graph, n_samples)
         size, split = x[0].numel() * n_samples, (n_samples, len(self.dims))
         features = lambda state: state[:, :size].unflatten(1, (x.shape[1], n_samples, -1))
