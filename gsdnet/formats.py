@@ -37,7 +37,8 @@ def _dtype(code):
     "The type of an array's numbers or strings, from NumPy's short name for it."
     known = _DTYPE.fullmatch(code) if isinstance(code, str) else None
     if not known:
-        raise ValueError(f"an array of type {_shown(code)}, expected bool, integers, floats, fixed-width strings or objects")
+        raise ValueError(f"an array of type {_shown(code)}, expected bool, integers, floats, fixed-width strings or "
+                         "objects")
     return np.dtype("O" if known[2][0] == "O" else known[1] + known[2])
 
 def _shown(x, most=80):
@@ -137,7 +138,8 @@ class _Stack(_Bytes):
         self.refuse("the file ends before the pickle does; it is cut off")
 
     def finish(self):
-        if len(self.stack) != 1 or self.marks: self.refuse(f"the pickle ends with {len(self.stack)} values, expected one")
+        if len(self.stack) != 1 or self.marks:
+            self.refuse(f"the pickle ends with {len(self.stack)} values, expected one")
         if self.at != len(self.data): self.refuse(f"{len(self.data) - self.at} bytes follow the end of the pickle")
         _weigh(self.stack[0], set(), {}, 0, self.refuse)
         return self.stack[0]
@@ -194,10 +196,12 @@ class _Machine(_Stack):
     def name(self, module, name):
         path = f"{module}.{name}"
         if path.startswith("torch."):
-            self.refuse(f"it holds torch tensors ({_shown(path)}); open it where you trust it, with torch.load(..., weights_only=True) "
+            self.refuse(f"it holds torch tensors ({_shown(path)}); open it where you trust it, with torch.load(..., "
+                        "weights_only=True) "
                         "if torch.save wrote it, and store x.numpy() instead")
         if path not in _MAKERS:
-            self.refuse(f"it asks for {_shown(path)}, which is neither NumPy's array nor a plain container; do not open it with "
+            self.refuse(f"it asks for {_shown(path)}, which is neither NumPy's array nor a plain container; do not "
+                        "open it with "
                         "pickle unless you trust whoever wrote it")
         self.stack.append(_Name(path))
 
@@ -245,7 +249,8 @@ def _dict(m, pairs=()):
 
 def _blank(m, kind, shape=(0,), code=b"b"):
     "An array that BUILD will fill."
-    if type(kind) is not _Name or kind.path != "numpy.ndarray": m.refuse(f"an array of class {_shown(kind)}, expected numpy.ndarray")
+    if type(kind) is not _Name or kind.path != "numpy.ndarray":
+        m.refuse(f"an array of class {_shown(kind)}, expected numpy.ndarray")
     return _Pending()
 
 def _encoded(m, text, encoding="latin1"):
@@ -264,7 +269,8 @@ def _of_buffer(m, raw, dtype, shape, order="C"):
     if order not in ("C", "F"): m.refuse(f"an array in order {_shown(order)}")
     return _array(raw, dtype, shape, order)
 
-_MAKERS = {"numpy.ndarray": None, "numpy.dtype": lambda m, code, align=0, copy=1: _Pending(_dtype(code)), "_codecs.encode": _encoded,
+_MAKERS = {"numpy.ndarray": None, "numpy.dtype": lambda m, code, align=0, copy=1: _Pending(_dtype(code)),
+           "_codecs.encode": _encoded,
            "collections.OrderedDict": _dict, "collections.defaultdict": _dict}
 for _place in ("numpy.core", "numpy._core"):
     _MAKERS |= {f"{_place}.multiarray._reconstruct": _blank, f"{_place}.numeric._frombuffer": _of_buffer,
@@ -331,26 +337,32 @@ def _text(raw):
 _WORDS = {ord(code): word for code, word in {
     "N": lambda m: m.push(None), "\x88": lambda m: m.push(True), "\x89": lambda m: m.push(False),
     "J": lambda m: m.push(m.integer(4)), "K": lambda m: m.push(m.number(1)), "M": lambda m: m.push(m.number(2)),
-    "I": _integer_line, "L": _integer_line, "\x8a": lambda m: m.push(m.integer(m.number(1))), "\x8b": lambda m: m.push(m.integer(m.number(4))),
+    "I": _integer_line, "L": _integer_line, "\x8a": lambda m: m.push(m.integer(m.number(1))),
+    "\x8b": lambda m: m.push(m.integer(m.number(4))),
     "F": lambda m: m.push(float(m.line(80))), "G": lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
     "S": lambda m: m.push(m.quoted()), "V": lambda m: m.push(_text(m.line(len(m.data)).decode("raw-unicode-escape"))),
     **{code: lambda m, n=n: m.push(m.take(m.number(n)).decode("latin-1")) for code, n in (("U", 1), ("T", 4))},
-    **{code: lambda m, n=n: m.push(m.take(m.number(n)).decode("utf-8")) for code, n in (("\x8c", 1), ("X", 4), ("\x8d", 8))},
+    **{code: lambda m, n=n: m.push(m.take(m.number(n)).decode("utf-8")) for code, n in (("\x8c", 1), ("X", 4),
+        ("\x8d", 8))},
     **{code: lambda m, n=n: m.push(m.take(m.number(n))) for code, n in (("C", 1), ("B", 4), ("\x8e", 8), ("\x96", 8))},
-    "]": lambda m: m.container([]), "}": lambda m: m.container({}), "\x8f": lambda m: m.container(set()), ")": lambda m: m.push(()),
+    "]": lambda m: m.container([]), "}": lambda m: m.container({}), "\x8f": lambda m: m.container(set()),
+    ")": lambda m: m.push(()),
     "t": lambda m: m.container(tuple(m.items())), "l": lambda m: m.container(m.items()), "d": _made_dict,
     **{code: lambda m, n=n: m.container(_last(m, n)) for code, n in (("\x85", 1), ("\x86", 2), ("\x87", 3))},
     "\x91": lambda m: m.container(frozenset(m.key(x) for x in m.items())),
     "(": _mark, "0": lambda m: m.pop(), "1": lambda m: m.items(), "2": lambda m: m.push(m.top()),
     "a": _append, "e": _extend, "\x90": _extend, "s": _pair, "u": _pairs,
-    "p": lambda m: m.put(int(m.line(20))), "q": lambda m: m.put(m.number(1)), "r": lambda m: m.put(m.number(4)), "\x94": lambda m: m.put(len(m.memo)),
+    "p": lambda m: m.put(int(m.line(20))), "q": lambda m: m.put(m.number(1)), "r": lambda m: m.put(m.number(4)),
+    "\x94": lambda m: m.put(len(m.memo)),
     "g": lambda m: m.get(int(m.line(20))), "h": lambda m: m.get(m.number(1)), "j": lambda m: m.get(m.number(4)),
     "\x80": _protocol, "\x95": lambda m: m.number(8), "c": lambda m: m.name(m.line(200).decode(), m.line(200).decode()),
     "\x93": _stacked_name, "R": lambda m: m.call(), "b": lambda m: m.build(),
 }.items()}
 _REFUSED = {ord(code): what for codes, what in (
-    ("io\x81\x92", "makes an instance of a class, which no data need"), ("PQ", "points to an object outside the file (persistent id)"),
-    ("\x82\x83\x84", "asks the extension registry"), ("\x97\x98", "points to a buffer outside the file")) for code in codes}
+    ("io\x81\x92", "makes an instance of a class, which no data need"), ("PQ", "points to an object outside the file "
+        "(persistent id)"),
+    ("\x82\x83\x84", "asks the extension registry"), ("\x97\x98", "points to a buffer outside the file"))
+    for code in codes}
 
 # %% ../nbs/16_formats.ipynb #6ecfd93e
 _LEAVES = (str, int, float, bool, type(None), bytes)
@@ -385,11 +397,15 @@ def load_pickle(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path} is not a file: expected a pickle there")
     if path.stat().st_size > limit:
-        raise RefusedPickle(f"{path} has {path.stat().st_size} bytes, expected at most {limit}; raise `limit` if memory allows")
+        raise RefusedPickle(f"{path} has {path.stat().st_size} bytes, expected at most {limit}; raise `limit` if "
+                            "memory allows")
     data = path.read_bytes()
-    for start, what in ((b"PK", "a zip archive, perhaps written by torch.save: read it with torch.load(..., weights_only=True), store arrays"),
-                        (b"\x1f\x8b", "compressed: unpack it first"), (b"BZh", "compressed: unpack it first"), (b"\xfd7zXZ", "compressed: unpack it first"),
-                        (b"\x93NUMPY", "an .npy array, no pickle"), (b"version https://git-lfs", "a pointer left by git-lfs: fetch the file itself")):
+    for start, what in ((b"PK", "a zip archive, perhaps written by torch.save: read it with torch.load(..., "
+                         "weights_only=True), store arrays"),
+                        (b"\x1f\x8b", "compressed: unpack it first"), (b"BZh", "compressed: unpack it first"),
+                        (b"\xfd7zXZ", "compressed: unpack it first"),
+                        (b"\x93NUMPY", "an .npy array, no pickle"), (b"version https://git-lfs", "a pointer left by "
+                            "git-lfs: fetch the file itself")):
         if data.startswith(start): raise RefusedPickle(f"{path} is {what}")
     machine = _Machine(data, str(path))
     try: return machine.run()
@@ -402,11 +418,14 @@ _HEADER = re.compile(r"\s*\{\s*'descr':\s*'([^']{1,12})'\s*,\s*'fortran_order':\
 
 def _npy(raw, where):
     "The array of an `.npy` file's bytes."
-    if raw[:6] != b"\x93NUMPY" or len(raw) < 12 or raw[6] not in (1, 2): raise ValueError(f"{where} is no .npy array; write it with numpy.save")
+    if raw[:6] != b"\x93NUMPY" or len(raw) < 12 or raw[6] not in (1, 2):
+        raise ValueError(f"{where} is no .npy array; write it with numpy.save")
     size = 2 if raw[6] == 1 else 4
     start = 8 + size + int.from_bytes(raw[8:8 + size], "little")
     known = _HEADER.fullmatch(raw[8 + size:start].decode("latin-1")) if start <= min(len(raw), 4096) else None
-    if not known: raise ValueError(f"{where}: its header is damaged, or names a type other than plain numbers and strings; write it anew with numpy.save")
+    if not known:
+        raise ValueError(f"{where}: its header is damaged, or names a type other than plain numbers and strings; write "
+                         "it anew with numpy.save")
     shape = tuple(int(n) for n in known[3].split(",") if n.strip())
     try: return _array(raw[start:], _dtype(known[1]), shape, "F" if known[2] == "True" else "C")
     except ValueError as e: raise ValueError(f"{where}: {e}; the file is cut off, damaged, or holds objects") from None
@@ -418,7 +437,8 @@ def load_npy(
     "Read an array of plain numbers or strings whose shape and size agree."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path} is not a file: expected an .npy array there")
-    if path.stat().st_size > limit: raise ValueError(f"{path} has {path.stat().st_size} bytes, expected at most {limit}")
+    if path.stat().st_size > limit:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected at most {limit}")
     return _npy(path.read_bytes(), path)
 
 # %% ../nbs/16_formats.ipynb #be68fb6c
@@ -433,13 +453,17 @@ def load_npz(
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             total = sum(m.file_size for m in members)
-            if total > limit: raise ValueError(f"it would unpack to {total} bytes, expected at most {limit}; raise `limit` if that is meant")
+            if total > limit:
+                raise ValueError(f"it would unpack to {total} bytes, expected at most {limit}; raise `limit` if that "
+                                 "is meant")
             if len({m.filename for m in members}) < len(members): raise ValueError("it holds two arrays of one name")
             for member in members:
-                with archive.open(member) as file: arrays[member.filename.removesuffix(".npy")] = _npy(file.read(), f"array `{member.filename}`")
+                with archive.open(member) as file:
+                    arrays[member.filename.removesuffix(".npy")] = _npy(file.read(), f"array `{member.filename}`")
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
     except Exception as e: # zipfile raises a dozen classes for damaged archives
-        raise ValueError(f"{path} is no .npz archive or is damaged ({str(e)[:100]}); write it anew with numpy.savez") from None
+        raise ValueError(f"{path} is no .npz archive or is damaged ({str(e)[:100]}); write it anew with "
+                         "numpy.savez") from None
     return arrays
 
 # %% ../nbs/16_formats.ipynb #264e97ee
@@ -496,14 +520,16 @@ def _columns(talk, zeros):
         zero = found & ~rows.any(1)
         present[m] = found & finite & ~(zero if zeros == "missing" else False)
         x[m] = np.where(present[m][:, None], rows, np.float32(0))
-        counts[m] = dict(dim=rows.shape[1], utterances=len(rows), present=int(present[m].sum()), absent=int((~found).sum()),
+        counts[m] = dict(dim=rows.shape[1], utterances=len(rows), present=int(present[m].sum()),
+                         absent=int((~found).sum()),
                          all_zero=int(zero.sum()), not_finite=int((found & ~finite).sum()))
     return x, present, counts
 
 # %% ../nbs/16_formats.ipynb #11b568c6
 def _numbered(names):
     "Each name's number in sorted order, and the names."
-    known = sorted(set(names), key=lambda x: (not isinstance(x, int), [int(p) if p.isdigit() else p for p in re.split(r"([0-9]+)", str(x))[1::2]], str(x)))
+    known = sorted(set(names), key=lambda x: (not isinstance(x, int), [int(p) if p.isdigit() else p
+        for p in re.split(r"([0-9]+)", str(x))[1::2]], str(x)))
     number = {x: i for i, x in enumerate(known)}
     return np.array([number[x] for x in names], np.int64), [str(x) for x in known]
 
@@ -513,7 +539,8 @@ def _whole(talk):
     for d, s in zip(talk.dialogue, talk.split): parts.setdefault(d, set()).add(s)
     cut = [d for d, s in parts.items() if len(s) > 1]
     if cut:
-        talk.notes.append(f"{len(cut)} dialogues lie in several splits and were cut (first: {_shown(cut[0])}): the splits share speakers and topics")
+        talk.notes.append(f"{len(cut)} dialogues lie in several splits and were cut (first: {_shown(cut[0])}): the "
+                          "splits share speakers and topics")
     names = {v: k for k, v in SPLITS.items()}
     return [f"{d}|{names[s]}" if len(parts[d]) > 1 else d for d, s in zip(talk.dialogue, talk.split)]
 
@@ -522,7 +549,8 @@ def _positions(dialogue, order, ids):
     position, rows = np.zeros(len(dialogue), np.int64), np.lexsort((order, dialogue))
     for before, row in zip(rows, rows[1:]):
         if dialogue[row] == dialogue[before]:
-            _need(order[row] != order[before], "positions", f"{_shown(ids[before])} and {_shown(ids[row])} take the same place in their dialogue")
+            _need(order[row] != order[before], "positions", f"{_shown(ids[before])} and {_shown(ids[row])} take the "
+                  "same place in their dialogue")
             position[row] = position[before] + 1
     return position
 
@@ -534,23 +562,28 @@ def _assemble(talk, zeros="missing", label_names=None):
     x, present, counts = _columns(talk, zeros)
     _need(x, talk.name, "no modality has any features; name the folders or files with `features`")
     keep = np.any(list(present.values()), 0)
-    _need(keep.any(), talk.name, "every row of every modality is absent, zero or not finite; use zeros='keep' if zeros are meant")
+    _need(keep.any(), talk.name, "every row of every modality is absent, zero or not finite; use zeros='keep' if zeros "
+          "are meant")
     if not keep.all(): talk.dropped["nothing recorded"] += int((~keep).sum())
     dialogue, dialogues = _numbered(_whole(talk))
     speaker, speakers = _numbered(talk.speaker)
     order = np.array(talk.order, np.int64)
     arrays = {m: rows for m, rows in x.items()} | {f"{m}_present": p.astype(np.uint8) for m, p in present.items()}
-    arrays |= dict(label=np.array(talk.label, np.int64), dialogue_id=dialogue, speaker=speaker, split=np.array(talk.split, np.int8),
+    arrays |= dict(label=np.array(talk.label, np.int64), dialogue_id=dialogue, speaker=speaker,
+                   split=np.array(talk.split, np.int8),
                    position=_positions(dialogue, order, talk.ids))
     for name in ("score", "group"):
-        if getattr(talk, name) is not None: arrays[name] = np.array(getattr(talk, name), np.float32 if name == "score" else np.int64)
+        if getattr(talk, name) is not None:
+            arrays[name] = np.array(getattr(talk, name), np.float32 if name == "score" else np.int64)
     arrays = {k: rows[keep] for k, rows in arrays.items()}
     arrays["position"] = _positions(arrays["dialogue_id"], arrays["position"], np.array(talk.ids, object)[keep])
     names = label_names or talk.label_names or [str(c) for c in range(max(arrays["label"].max() + 1, 1))]
     dataset = ConversationDataset(arrays, list(x), label_names=names, name=talk.name, title=talk.name)
     kept = [i for i in range(len(keep)) if keep[i]]
-    dataset.utterances = pd.DataFrame(dict(id=[str(talk.ids[i]) for i in kept], conversation=[dialogues[i] for i in arrays["dialogue_id"]],
-        position=arrays["position"], speaker=[speakers[i] for i in arrays["speaker"]], split=[list(SPLITS)[s] for s in arrays["split"]],
+    dataset.utterances = pd.DataFrame(dict(id=[str(talk.ids[i]) for i in kept],
+                                           conversation=[dialogues[i] for i in arrays["dialogue_id"]],
+        position=arrays["position"], speaker=[speakers[i] for i in arrays["speaker"]],
+        split=[list(SPLITS)[s] for s in arrays["split"]],
         label=[names[y] if y >= 0 else "" for y in arrays["label"]], transcript=[talk.text[i] for i in kept]))
     dataset.report = _report(talk, dataset, counts, zeros)
     return dataset
@@ -564,31 +597,37 @@ def _report(talk, dataset, counts, zeros):
         classes = Counter(dataset.utterances.label[rows])
         splits[split] = dict(dialogues=len(dataset.subset(split)), utterances=int(rows.sum()),
                              classes={c: classes[c] for c in (*dataset.label_names, "") if classes[c]})
-    if not splits["valid"]["utterances"]: talk.notes.append("the files name no validation split: take one from train by whole dialogues")
+    if not splits["valid"]["utterances"]:
+        talk.notes.append("the files name no validation split: take one from train by whole dialogues")
     for m, c in counts.items():
         if c["all_zero"]:
             taken = "not recorded" if zeros == "missing" else "data, as asked"
             talk.notes.append(f"{m}: {c['all_zero']} rows are zero in every column and were taken as {taken}")
-        if c["not_finite"]: talk.notes.append(f"{m}: {c['not_finite']} rows have NaN or infinity and were taken as not recorded")
+        if c["not_finite"]:
+            talk.notes.append(f"{m}: {c['not_finite']} rows have NaN or infinity and were taken as not recorded")
         if c["absent"]: talk.notes.append(f"{m}: {c['absent']} utterances have no features")
-    return dict(layout=talk.layout, name=talk.name, task=dataset.task, dialogues=len(dataset), utterances=dataset.n_utterances,
-                speakers=len(set(talk.speaker)), splits=splits, modalities=counts, dropped=dict(talk.dropped), notes=talk.notes, hash=dataset.hash)
+    return dict(layout=talk.layout, name=talk.name, task=dataset.task, dialogues=len(dataset),
+                utterances=dataset.n_utterances,
+                speakers=len(set(talk.speaker)), splits=splits, modalities=counts, dropped=dict(talk.dropped),
+                notes=talk.notes, hash=dataset.hash)
 
 # %% ../nbs/16_formats.ipynb #2fd400c0
 def _inside(folder, name, suffix=""):
     "The path of a file named by an identifier, if there is one; identifiers that leave the folder are refused."
-    good = isinstance(name, str) and name and not name.startswith(".") and not set(name) & set("/\\:\0*?") and len(name) < 200
+    good = isinstance(name, str) and 0 < len(name) < 200 and name[0] != "." and not set(name) & set("/\\:\0*?")
     _need(good, folder, f"{_shown(name)} is no name of an utterance: it would lead out of the folder, or is no file name")
     path = Path(folder) / (name + suffix)
     if not path.exists(): return None
-    _need(path.resolve().is_relative_to(Path(folder).resolve()), folder, f"{_shown(name)} is a link that leaves the folder; copy the file in")
+    _need(path.resolve().is_relative_to(Path(folder).resolve()), folder, f"{_shown(name)} is a link that leaves the "
+          "folder; copy the file in")
     return path
 
 def _outline(x):
     "What an unknown content looks like, in a few words."
     if isinstance(x, np.ndarray): return f"an array of {x.dtype} and shape {list(x.shape)}"
     if isinstance(x, dict): return f"a dictionary with {len(x)} keys ({', '.join(_shown(k, 30) for k in list(x)[:4])})"
-    if isinstance(x, (list, tuple)): return f"a {type(x).__name__} of {len(x)} ({', '.join(type(y).__name__ for y in x[:13])})"
+    if isinstance(x, (list, tuple)):
+        return f"a {type(x).__name__} of {len(x)} ({', '.join(type(y).__name__ for y in x[:13])})"
     return _shown(x)
 
 def _vector(x, where):
@@ -624,8 +663,8 @@ def _string(x):
 
 def _listed(x, n, where, what):
     "A list, tuple or array of n items as a list."
-    _need(isinstance(x, (list, tuple, np.ndarray)) and np.ndim(x) > 0 if isinstance(x, np.ndarray) else isinstance(x, (list, tuple)), where,
-          f"{what} is {_shown(x)}, expected a list")
+    fits = isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.ndim > 0)
+    _need(fits, where, f"{what} is {_shown(x)}, expected a list")
     _need(n is None or len(x) == n, where, f"{what} has {len(x)} entries, expected {n}: one per utterance")
     return list(x)
 
@@ -640,7 +679,8 @@ def _splits(where, **parts):
     "Dialogue -> 0, 1 or 2; one that is named twice is refused."
     split = {}
     for name, keys in parts.items():
-        _need(isinstance(keys, (set, frozenset, list, tuple, np.ndarray)), where, f"the {name} dialogues are {_shown(keys)}, expected a list or set")
+        _need(isinstance(keys, (set, frozenset, list, tuple, np.ndarray)), where, f"the {name} dialogues are "
+              f"{_shown(keys)}, expected a list or set")
         for key in set(_key(k) for k in keys):
             _need(key not in split, where, f"dialogue {_shown(key)} is in two splits")
             split[key] = SPLITS[name]
@@ -682,7 +722,8 @@ def _gcnet(content, name, where):
     "The label pickle as utterances."
     videos = ["train", "valid", "test"] if len(content) == 7 else ["train", "test"]
     ids, labels, speakers, sentences = content[:4]
-    for what, part in zip(("videoIDs", "videoLabels", "videoSpeakers", "videoSentence"), content): _need(isinstance(part, dict), where, f"{what} is {_shown(part)}, expected a dictionary by dialogue")
+    for what, part in zip(("videoIDs", "videoLabels", "videoSpeakers", "videoSentence"), content):
+        _need(isinstance(part, dict), where, f"{what} is {_shown(part)}, expected a dictionary by dialogue")
     split = _splits(where, **dict(zip(videos, content[4:])))
     talk, numbers = _Talk("gcnet", name), []
     for d, utterances in sorted(ids.items(), key=lambda item: str(item[0])):
@@ -690,18 +731,21 @@ def _gcnet(content, name, where):
         if d not in split: talk.dropped["dialogue in no split"] += len(utterances)
         if d not in split: continue
         n = len(utterances)
-        columns = [_listed(part.get(d, ()), n, where, f"{what} of {_shown(d)}") for what, part in (("videoLabels", labels), ("videoSpeakers", speakers), ("videoSentence", sentences))]
+        columns = [_listed(part.get(d, ()), n, where, f"{what} of {_shown(d)}") for what,
+                   part in (("videoLabels", labels), ("videoSpeakers", speakers), ("videoSentence", sentences))]
         for i, (uid, y, who, text) in enumerate(zip(utterances, *columns)):
             talk.add(_string(uid), d, i, _who(who), split[d], _string(text))
             numbers.append(y)
     missing = [d for d in split if d not in ids]
-    _need(not missing, where, f"{len(missing)} dialogues of the splits have no utterances (first: {_shown(missing[:1][0]) if missing else ''})")
+    _need(not missing, where, f"{len(missing)} dialogues of the splits have no utterances (first: "
+          f"{_shown(missing[:1][0]) if missing else ''})")
     return talk, _numbers(numbers, where)
 
 # %% ../nbs/16_formats.ipynb #def24e81
 def _target(talk, numbers, where):
     "Whole numbers from 0 on are classes; anything else is a score, whose sign is the class."
-    if len(numbers) and (numbers == np.floor(numbers)).all() and (numbers >= 0).all(): talk.label = _classes(numbers.tolist(), where)
+    if len(numbers) and (numbers == np.floor(numbers)).all() and (numbers >= 0).all():
+        talk.label = _classes(numbers.tolist(), where)
     else: _scored(talk, numbers, where)
 
 def _scored(talk, numbers, where):
@@ -721,13 +765,15 @@ def read_gcnet(
     "Read a label pickle of GCNet with its folders of `.npy` files."
     labels = Path(labels)
     content = load_pickle(labels)
-    _need(_layout(content) == "gcnet", labels, f"is {_outline(content)}; expected a list of 6 or 7: videoIDs, videoLabels, videoSpeakers, videoSentence, trainVid, (valVid,) testVid")
+    _need(_layout(content) == "gcnet", labels, f"is {_outline(content)}; expected a list of 6 or 7: videoIDs, "
+          "videoLabels, videoSpeakers, videoSentence, trainVid, (valVid,) testVid")
     return _read_gcnet(content, labels, features, label_names, zeros, name)
 
 def _read_gcnet(content, labels, features, label_names, zeros, name):
     talk, numbers = _gcnet(content, name or labels.stem, labels)
     _target(talk, numbers, labels)
-    if talk.label_names is None and not label_names: talk.notes.append("the file does not name its classes: they are called by their number; give label_names")
+    if talk.label_names is None and not label_names:
+        talk.notes.append("the file does not name its classes: they are called by their number; give label_names")
     talk.group = _session(talk.dialogue)
     for m, folder in features.items():
         _need(Path(folder).is_dir(), folder, f"is no folder; expected one .npy per utterance of modality {m!r} in it")
@@ -736,8 +782,10 @@ def _read_gcnet(content, labels, features, label_names, zeros, name):
 
 # %% ../nbs/16_formats.ipynb #077a10cf
 _ORDERS = {
-    "9": "ids speakers labels text audio visual sentences train test", "9 without visual": "ids speakers labels text audio sentences train test more",
-    "10": "ids speakers labels text audio visual sentences train test more", "12": "ids speakers labels text text2 text3 text4 audio visual sentences train test",
+    "9": "ids speakers labels text audio visual sentences train test", "9 without visual": "ids speakers labels text "
+    "audio sentences train test more",
+    "10": "ids speakers labels text audio visual sentences train test more", "12": "ids speakers labels text text2 "
+    "text3 text4 audio visual sentences train test",
     "13": "ids speakers labels text text2 text3 text4 audio visual sentences train test more"}
 _IEMOCAP6 = ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
 _MELD7 = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]
@@ -748,7 +796,8 @@ def _entries(content):
     kind = "9 without visual" if len(content) == 9 and isinstance(content[8], dict) else str(len(content))
     if kind not in _ORDERS: return None
     named = dict(zip(_ORDERS[kind].split(), content))
-    good = all(isinstance(x, (set, frozenset, list, tuple, np.ndarray) if k in ("train", "test") else dict) for k, x in named.items() if k != "more")
+    good = all(isinstance(x, (set, frozenset, list, tuple, np.ndarray) if k in ("train", "test") else dict) for k,
+               x in named.items() if k != "more")
     return named if good else None
 
 def _rows(x, n, where):
@@ -768,7 +817,9 @@ def _mmgcn(named, name, where):
         ids = _listed(named["ids"].get(d, [f"{d}_{i}" for i in range(n)]), n, where, f"videoIDs of {_shown(d)}")
         speakers = _listed(named["speakers"].get(d, ()), n, where, f"videoSpeakers of {_shown(d)}")
         sentences = _listed(named["sentences"].get(d, [""] * n), n, where, f"videoSentence of {_shown(d)}")
-        for i in range(n): talk.add(_string(ids[i]) if not isinstance(ids[i], (int, np.integer)) else f"{d}_{ids[i]}", d, i, _who(speakers[i]), split[d], _string(sentences[i]), labels[i])
+        for i in range(n):
+            talk.add(_string(ids[i]) if not isinstance(ids[i], (int, np.integer)) else f"{d}_{ids[i]}", d, i,
+                     _who(speakers[i]), split[d], _string(sentences[i]), labels[i])
         for m in talk.features: talk.features[m] += _rows(named[m].get(d), n, f"{where}: {m} of dialogue {_shown(d)}")
     missing = [d for d in split if d not in named["labels"]]
     _need(not missing, where, f"{len(missing)} dialogues of the splits have no labels")
@@ -785,7 +836,8 @@ def read_mmgcn(
     "Read a feature pickle of DialogueRNN, MMGCN or SDT."
     path = Path(path)
     content = load_pickle(path)
-    _need(_layout(content) == "mmgcn", path, f"is {_outline(content)}; expected a tuple of 9, 10, 12 or 13: videoIDs, videoSpeakers, videoLabels, videoText, ...")
+    _need(_layout(content) == "mmgcn", path, f"is {_outline(content)}; expected a tuple of 9, 10, 12 or 13: videoIDs, "
+          "videoSpeakers, videoLabels, videoText, ...")
     return _read_mmgcn(content, path, label_names, zeros, name)
 
 def _read_mmgcn(content, path, label_names, zeros, name):
@@ -795,35 +847,41 @@ def _read_mmgcn(content, path, label_names, zeros, name):
     talk.group = _session(talk.dialogue)
     if talk.group and most == 5: talk.label_names = _IEMOCAP6
     elif "more" in named and most == 6: talk.label_names = _MELD7
-    elif not label_names: talk.notes.append("the file does not name its classes: they are called by their number; give label_names")
+    elif not label_names:
+        talk.notes.append("the file does not name its classes: they are called by their number; give label_names")
     if "text2" in named: talk.notes.append("of four text vectors the first was taken")
     if "more" in named: talk.notes.append("a second set of labels was left out")
     return _assemble(talk, zeros, label_names)
 
 # %% ../nbs/16_formats.ipynb #c6405b68
-def _lengths(x, given, where):
-    "Where each sequence of `[N, T, d]` begins and ends."
+def _lengths(x, given, where, masked=False):
+    "Where each sequence of `[N, T, d]` begins and ends; behind a token mask padding need not be zero."
     n, T, _ = x.shape
     busy = x.any(2)
     if given is None:
         last = T - busy[:, ::-1].argmax(1)
         return np.where(busy.any(1), busy.argmax(1), 0), np.where(busy.any(1), last, T)
     given = _numbers(given, where)
-    _need(len(given) == n and ((given >= 0) & (given <= T) & (given == np.floor(given))).all(), where, f"lengths are not {n} whole numbers within 0..{T}")
+    _need(len(given) == n and ((given >= 0) & (given <= T) & (given == np.floor(given))).all(), where, f"lengths are "
+          f"not {n} whole numbers within 0..{T}")
     given = given.astype(int)
     frame = np.arange(T)
     tail, head = (busy & (frame >= given[:, None])).any(1), (busy & (frame < T - given[:, None])).any(1)
-    _need(not (tail & head).any(), where, f"{int((tail & head).sum())} sequences have more frames than their length says; expected zeros as padding at the start or the end")
+    odd = tail & head
+    _need(masked or not odd.any(), where, f"{int(odd.sum())} sequences have more frames than their length says; "
+          "expected zeros as padding at the start or the end")
+    tail &= ~odd
     return np.where(tail, T - given, 0), np.where(tail, T, given)
 
-def _pooled(x, given, where):
+def _pooled(x, given, where, masked=False):
     "`[N, T, d]` or `[N, d]` as a list of means over the true length, None where it is 0, and the cells that were not finite."
-    _need(isinstance(x, np.ndarray) and x.dtype.kind in "fiu" and x.ndim in (2, 3), where, f"is {_outline(x)}, expected an array [N, T, d]")
+    _need(isinstance(x, np.ndarray) and x.dtype.kind in "fiu" and x.ndim in (2, 3), where, f"is {_outline(x)}, "
+          "expected an array [N, T, d]")
     if x.ndim == 2: return [row for row in x.astype(np.float64)], 0
     bad = x.dtype.kind == "f" and ~np.isfinite(x)
     count = int(np.sum(bad))
     if count: x = np.where(bad, x.dtype.type(0), x)
-    start, end = _lengths(x, given, where)
+    start, end = _lengths(x, given, where, masked)
     return [x[i, a:b].mean(0, dtype=np.float64) if b > a else None for i, (a, b) in enumerate(zip(start, end))], count
 
 # %% ../nbs/16_formats.ipynb #34b80be3
@@ -835,22 +893,28 @@ def _clips(ids, where):
     numbers = all(re.fullmatch(r"[0-9]{1,9}", clip) for _, clip in parts)
     return [(video, int(clip) if numbers else clip) for video, clip in parts]
 
-def _mmsa_part(part, split, where):
-    "One split's columns: ids, transcripts, scores, vectors."
+def _tokens(part):
+    "Tokens of each utterance by the mask in `text_bert`, where it is one and fits the text; else None."
+    bert, text = part.get("text_bert"), part["text"]
+    known = isinstance(bert, np.ndarray) and bert.ndim == 3 and bert.shape[1] == 3 and bert.dtype.kind in "fiu"
+    if not known or np.ndim(text) != 3: return None
+    lengths = bert[:, 1].sum(1)
+    return lengths if (lengths <= text.shape[1]).all() else None
+
+def _mmsa_part(part, where):
+    "One split's columns: ids, scores, transcripts, vectors, damaged cells."
     need = next((k for k in ("id", "regression_labels") if k not in part), None)
-    _need(need is None, where, f"`{need}` is missing; expected id, raw_text, text, audio, vision, regression_labels (has {sorted(map(_shown, part))})")
+    _need(need is None, where, f"`{need}` is missing; expected id, raw_text, text, audio, vision, regression_labels "
+          f"(has {sorted(map(_shown, part))})")
     ids = _listed(part["id"], None, where, "id")
     n, cells, vectors = len(ids), {}, {}
     score = _numbers(part["regression_labels"], f"{where}: regression_labels")
     text = _listed(part.get("raw_text", [""] * n), n, where, "raw_text")
     _need(len(score) == n, where, f"regression_labels has {len(score)} entries, expected {n}")
-    mask = part.get("text_bert")
-    mask = mask[:, 1].sum(1) if isinstance(mask, np.ndarray) and mask.ndim == 3 and mask.shape[1] == 3 and mask.dtype.kind in "fiu" else None
     for key, m in (("text", "text"), ("audio", "audio"), ("vision", "visual")):
         if key not in part: continue
-        given = mask if key == "text" else part.get(f"{key}_lengths")
-        if key == "text" and (np.ndim(part[key]) != 3 or (mask is not None and mask.max(initial=0) > part[key].shape[1])): given = None
-        vectors[m], cells[m] = _pooled(part[key], given, f"{where}: {key}")
+        given = _tokens(part) if key == "text" else part.get(f"{key}_lengths")
+        vectors[m], cells[m] = _pooled(part[key], given, f"{where}: {key}", key == "text")
         _need(len(vectors[m]) == n, where, f"{key} has {len(vectors[m])} entries, expected {n}")
     return ids, score, text, vectors, cells
 
@@ -870,19 +934,22 @@ def read_mmsa(
 
 def _read_mmsa(content, path, label_names, zeros, name):
     talk, scores, cells = _Talk("mmsa", name or path.stem), [], Counter()
-    parts = {s: _mmsa_part(content[s], s, f"{path}: {s}") for s in SPLITS if s in content}
+    parts = {s: _mmsa_part(content[s], f"{path}: {s}") for s in SPLITS if s in content}
     modalities = [m for m in ("text", "audio", "visual") if any(m in p[3] for p in parts.values())]
     talk.features = {m: [] for m in modalities}
     for s, (ids, score, text, vectors, bad) in parts.items():
         clips = _clips(ids, f"{path}: {s}")
         place = {c: i for i, c in enumerate(sorted({c for _, c in clips}))}
-        for uid, (video, clip), t in zip(ids, clips, text): talk.add(_string(uid), video, place[clip], video, SPLITS[s], _string(t))
+        for uid, (video, clip), t in zip(ids, clips, text):
+            talk.add(_string(uid), video, place[clip], video, SPLITS[s], _string(t))
         scores.append(score)
         cells.update(bad)
         for m in modalities: talk.features[m] += vectors.get(m, [None] * len(ids))
     _scored(talk, np.concatenate(scores), path)
-    talk.notes += [f"{m}: {n} cells were not finite and set to 0 before the mean, as MMSA does" for m, n in cells.items() if n]
-    single = sorted({k for p in content.values() if isinstance(p, dict) for k in p if isinstance(k, str) and re.fullmatch(r"regression_labels_[TAV]", k)})
+    talk.notes += [f"{m}: {n} cells were not finite and set to 0 before the mean, as MMSA does" for m,
+                   n in cells.items() if n]
+    single = sorted({k for p in content.values() if isinstance(p, dict) for k in p if isinstance(k, str)
+                     and re.fullmatch(r"regression_labels_[TAV]", k)})
     if single: talk.notes.append(f"labels of single modalities were left out: {', '.join(single)}")
     return _assemble(talk, zeros, label_names)
 
@@ -901,9 +968,11 @@ def _csv_rows(path):
     missing = [c for c in _COLUMNS if not rows or c not in rows[0]]
     _need(not missing, path, f"column {missing[0] if missing else ''} is missing; expected {', '.join(_COLUMNS)}, ...")
     for i, row in enumerate(rows):
-        _need(None not in row and all(v is not None for v in row.values()), path, f"line {i + 2} has more or fewer fields than the first")
+        _need(None not in row and all(v is not None for v in row.values()), path, f"line {i + 2} has more or fewer "
+              "fields than the first")
         for c in ("Dialogue_ID", "Utterance_ID"):
-            _need(re.fullmatch(r"\s*[0-9]{1,9}\s*", row[c]), path, f"line {i + 2}: {c} is {_shown(row[c])}, expected a whole number")
+            _need(re.fullmatch(r"\s*[0-9]{1,9}\s*", row[c]), path, f"line {i + 2}: {c} is {_shown(row[c])}, expected a "
+                  "whole number")
     return rows
 
 def meld_table(
@@ -917,12 +986,14 @@ def meld_table(
         for r in _csv_rows(path):
             d, u, emotion = int(r["Dialogue_ID"]), int(r["Utterance_ID"]), r["Emotion"].strip().lower()
             _need(emotion in _MELD7, path, f"emotion {_shown(emotion)}, expected one of {', '.join(_MELD7)}")
-            rows.append(dict(id=f"{file}_dia{d}_utt{u}", conversation=f"{file}_dia{d}", position=u, speaker=r["Speaker"].strip(), transcript=r["Utterance"],
+            rows.append(dict(id=f"{file}_dia{d}_utt{u}", conversation=f"{file}_dia{d}", position=u,
+                             speaker=r["Speaker"].strip(), transcript=r["Utterance"],
                              label=emotion, split=split, start=r.get("StartTime", ""), end=r.get("EndTime", "")))
     _need(rows, folder, "no train_sent_emo.csv, dev_sent_emo.csv or test_sent_emo.csv with utterances is there")
     table = pd.DataFrame(rows)
     twice = table.id[table.id.duplicated()]
-    _need(not len(twice), folder, f"{len(twice)} utterances stand twice in the tables (first: {twice.iloc[0] if len(twice) else ''})")
+    _need(not len(twice), folder, f"{len(twice)} utterances stand twice in the tables (first: "
+          f"{twice.iloc[0] if len(twice) else ''})")
     return table
 
 # %% ../nbs/16_formats.ipynb #19f06da7
@@ -937,14 +1008,17 @@ def _entry_tables(path):
     else:
         content = load(path)
         if isinstance(content, (list, tuple)): tables = dict(zip(_FILES.values(), content)) if len(content) == 3 else {}
-        elif isinstance(content, dict) and any(k in content for k in ("train", "dev", "val", "valid", "test")): tables = {{"val": "dev", "valid": "dev"}.get(k, k): v for k, v in content.items()}
+        elif isinstance(content, dict) and any(k in content for k in ("train", "dev", "val", "valid", "test")):
+            tables = {{"val": "dev", "valid": "dev"}.get(k, k): v for k, v in content.items()}
         else: tables = {"": content}
-    _need(tables and all(isinstance(t, dict) for t in tables.values()), path, "expected features by utterance, such as dia0_utt0, for train, dev and test")
+    _need(tables and all(isinstance(t, dict) for t in tables.values()), path, "expected features by utterance, such as "
+          "dia0_utt0, for train, dev and test")
     out = {}
     for file, table in tables.items():
         for key, x in table.items():
             known = re.fullmatch(r"(?:(train|dev|test)[_/])?(?:dia)?([0-9]{1,9})_(?:utt)?([0-9]{1,9})", _string(key))
-            _need(known and (file or known[1]), path, f"entry {_shown(key)}, expected dia0_utt0 in a table per split, or train_dia0_utt0")
+            _need(known and (file or known[1]), path, f"entry {_shown(key)}, expected dia0_utt0 in a table per split, "
+                  "or train_dia0_utt0")
             out[f"{file or known[1]}_dia{int(known[2])}_utt{int(known[3])}"] = _vector(x, f"{path}: {_shown(key)}")
     return out
 
@@ -957,18 +1031,24 @@ def read_meld(
 ) -> ConversationDataset: # with `report` and `utterances`
     "Join MELD's tables with features by utterance."
     table, talk = meld_table(folder), _Talk("meld", name, label_names=_MELD7)
-    _need(features, folder, "MELD's tables have no features; give them as modality -> file, or take `meld_table` to a feature extraction")
-    for r in table.itertuples(): talk.add(r.id, r.conversation, r.position, r.speaker, SPLITS[r.split], r.transcript, _MELD7.index(r.label))
+    _need(features, folder, "MELD's tables have no features; give them as modality -> file, or take `meld_table` to a "
+          "feature extraction")
+    for r in table.itertuples():
+        talk.add(r.id, r.conversation, r.position, r.speaker, SPLITS[r.split], r.transcript, _MELD7.index(r.label))
     for m, path in features.items():
         known = _entry_tables(path)
         talk.features[m] = [known.pop(uid, None) for uid in talk.ids]
-        if known: talk.notes.append(f"{m}: {len(known)} entries belong to no utterance of the tables (first: {next(iter(known))})")
+        if known:
+            talk.notes.append(f"{m}: {len(known)} entries belong to no utterance of the tables (first: "
+                              f"{next(iter(known))})")
     return _assemble(talk, zeros)
 
 # %% ../nbs/16_formats.ipynb #3fd5c852
 LAYOUTS = {
-    "gcnet": "a label pickle (list of 6 or 7) and features/MODALITY/UTTERANCE.npy", "mmgcn": "a pickle with a tuple of 9, 10, 12 or 13 entries (DialogueRNN, MMGCN, SDT)",
-    "mmsa": "a pickle with a dictionary of train, valid, test (aligned_50.pkl, unaligned_50.pkl)", "meld": "a folder with train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv"}
+    "gcnet": "a label pickle (list of 6 or 7) and features/MODALITY/UTTERANCE.npy", "mmgcn": "a pickle with a tuple of "
+    "9, 10, 12 or 13 entries (DialogueRNN, MMGCN, SDT)",
+    "mmsa": "a pickle with a dictionary of train, valid, test (aligned_50.pkl, unaligned_50.pkl)",
+    "meld": "a folder with train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv"}
 
 def _layout(content):
     "The layout of what a pickle held, or None."
@@ -976,8 +1056,10 @@ def _layout(content):
         parts = [content[s] for s in SPLITS if s in content]
         return "mmsa" if parts and all(isinstance(p, dict) and "id" in p for p in parts) else None
     if _entries(content): return "mmgcn"
-    groups = isinstance(content, (list, tuple)) and len(content) in (6, 7) and all(isinstance(x, dict) for x in content[:4])
-    return "gcnet" if groups and all(isinstance(x, (set, frozenset, list, tuple, np.ndarray)) for x in content[4:]) else None
+    groups = isinstance(content, (list, tuple)) and len(content) in (6, 7) and all(isinstance(x, dict)
+        for x in content[:4])
+    return "gcnet" if groups and all(isinstance(x, (set, frozenset, list, tuple, np.ndarray))
+                                     for x in content[4:]) else None
 
 # %% ../nbs/16_formats.ipynb #4e296c76
 def _found(source):
@@ -989,7 +1071,8 @@ def _found(source):
     _need(source.is_dir(), source, "is neither a file nor a folder")
     if any((source / f"{f}_sent_emo.csv").is_file() for f in _FILES.values()): return "meld", source, None
     pickles = sorted(p for p in source.iterdir() if p.suffix in (".pkl", ".pickle", ".p") and p.is_file())
-    _need(len(pickles) < 2, source, f"holds {len(pickles)} pickles ({', '.join(p.name for p in pickles[:4])}); name one of them")
+    _need(len(pickles) < 2, source, f"holds {len(pickles)} pickles ({', '.join(p.name for p in pickles[:4])}); name "
+          "one of them")
     return _found(pickles[0]) if pickles else (None, source, None)
 
 def _pairs_of(features):
@@ -1004,9 +1087,12 @@ _EXTRACTORS = {"wav2vec": "audio", "deberta": "text", "manet": "visual"} # as GC
 
 def _folders(labels):
     "The folders of features beside a label pickle, by modality: GCNet's own names are understood, others are kept."
-    folders = sorted(p for p in (labels.parent / "features").iterdir() if p.is_dir()) if (labels.parent / "features").is_dir() else []
-    _need(folders, labels, "no folder features/ is beside it; name the folders, such as text=features/deberta-large-4-UTT")
-    names = [next((m for k, m in _EXTRACTORS.items() if p.name.startswith(k)), re.sub(r"\W", "_", p.name)) for p in folders]
+    folders = sorted(p for p in (labels.parent / "features").iterdir()
+                     if p.is_dir()) if (labels.parent / "features").is_dir() else []
+    _need(folders, labels, "no folder features/ is beside it; name the folders, such as "
+          "text=features/deberta-large-4-UTT")
+    names = [next((m for k, m in _EXTRACTORS.items() if p.name.startswith(k)), re.sub(r"\W", "_", p.name))
+             for p in folders]
     return dict(zip(names if len(set(names)) == len(names) else [re.sub(r"\W", "_", p.name) for p in folders], folders))
 
 # %% ../nbs/16_formats.ipynb #1ffb357a
@@ -1040,8 +1126,10 @@ def convert(
     _need(overwrite or not taken, out, f"has {', '.join(taken)} already; choose another folder, or overwrite=True")
     found, path, content = _found(source)
     _need(layout is None or layout in LAYOUTS, "layout", f"{layout!r}, expected one of {', '.join(LAYOUTS)}")
-    _need(layout in (None, found), path, f"layout {layout} was asked for, but this is {found or 'none that is known'}: {_outline(content)}")
-    _need(found, path, f"no known layout ({_outline(content)}); known are " + "; ".join(f"{k}: {v}" for k, v in LAYOUTS.items()))
+    _need(layout in (None, found), path, f"layout {layout} was asked for, but this is {found or 'none that is known'}: "
+          f"{_outline(content)}")
+    _need(found, path, f"no known layout ({_outline(content)}); known are " + "; ".join(f"{k}: {v}" for k,
+        v in LAYOUTS.items()))
     if found == "meld" and not features: return _only_table(path, out, name or "MELD")
     if found == "meld": dataset = read_meld(path, features, zeros=zeros, name=name or "MELD")
     elif found == "gcnet": dataset = _read_gcnet(content, path, features or _folders(path), label_names, zeros, name)
@@ -1055,7 +1143,8 @@ def _write(dataset, out):
     meta = json.loads((out / "meta.json").read_text(encoding="utf-8"))
     table = dataset.utterances
     speakers = dict(zip(dataset.speaker.tolist(), table.speaker))
-    meta |= dict(layout=dataset.report["layout"], speakers={str(k): speakers[k] for k in sorted(speakers)}, dialogues=list(dict.fromkeys(table.conversation.iloc[dataset.order.numpy()])))
+    meta |= dict(layout=dataset.report["layout"], speakers={str(k): speakers[k] for k in sorted(speakers)},
+                 dialogues=list(dict.fromkeys(table.conversation.iloc[dataset.order.numpy()])))
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     table.to_csv(out / "utterances.csv", index=False)
     (out / "report.json").write_text(json.dumps(dataset.report, indent=1) + "\n", encoding="utf-8")
@@ -1066,9 +1155,13 @@ def _only_table(folder, out, name):
     table = meld_table(folder)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "utterances.csv", index=False)
-    report = dict(layout="meld", name=name, task="classification", dialogues=table.conversation.nunique(), utterances=len(table), speakers=table.speaker.nunique(),
-                  splits={s: dict(dialogues=p.conversation.nunique(), utterances=len(p), classes=p.label.value_counts().to_dict()) for s, p in table.groupby("split")},
-                  modalities={}, dropped={}, notes=["MELD's tables have no features: only utterances.csv was written; extract features from it, or name them as MODALITY=PATH"], hash=None)
+    report = dict(layout="meld", name=name, task="classification", dialogues=table.conversation.nunique(),
+                  utterances=len(table), speakers=table.speaker.nunique(),
+                  splits={s: dict(dialogues=p.conversation.nunique(), utterances=len(p),
+                                  classes=p.label.value_counts().to_dict()) for s, p in table.groupby("split")},
+                  modalities={}, dropped={}, notes=["MELD's tables have no features: only utterances.csv was written; "
+                                                    "extract features from it, or name them as MODALITY=PATH"],
+                                                    hash=None)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -1082,16 +1175,19 @@ def example(
     _need(layout in LAYOUTS, "layout", f"{layout!r}, expected one of {', '.join(LAYOUTS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    law = SyntheticConversations(n_dialogues=6, length=(3, 5), n_classes={"meld": 7}.get(layout, 4), with_score=layout == "mmsa", n_speakers=(2, 2), seed=seed)
+    law = SyntheticConversations(n_dialogues=6, length=(3, 5), n_classes={"meld": 7}.get(layout, 4),
+                                 with_score=layout == "mmsa", n_speakers=(2, 2), seed=seed)
     truth = law.dataset()
     if layout in ("gcnet", "mmgcn"): truth = truth.with_split(truth.split.where(truth.split != 1, 0))
-    return {"gcnet": _example_gcnet, "mmgcn": _example_mmgcn, "mmsa": _example_mmsa, "meld": _example_meld}[layout](truth, folder), truth
+    return {"gcnet": _example_gcnet, "mmgcn": _example_mmgcn, "mmsa": _example_mmsa,
+            "meld": _example_meld}[layout](truth, folder), truth
 
 def _columns_of(truth):
     "Per dialogue: name, rows, utterance ids, speakers, labels, sentences, split."
     for i, c in enumerate(truth):
         ids = [f"talk{i}_{j}" for j in range(c.num_nodes)]
-        yield f"talk{i}", c, ids, ["FM"[s % 2] for s in c.speaker.tolist()], c.y.tolist(), [f"sentence {j} of {i}" for j in range(len(ids))], int(truth.split[c.rows[0]])
+        yield f"talk{i}", c, ids, ["FM"[s % 2] for s in c.speaker.tolist()], c.y.tolist(), [f"sentence {j} of {i}"
+            for j in range(len(ids))], int(truth.split[c.rows[0]])
 
 def _example_gcnet(truth, folder):
     ids, labels, speakers, sentences, parts = {}, {}, {}, {}, ({}, {}, {})
@@ -1105,21 +1201,29 @@ def _example_gcnet(truth, folder):
 def _example_mmgcn(truth, folder):
     named = {k: {} for k in _ORDERS["9"].split()} | dict(train=[], test=[])
     for d, c, ids, speakers, labels, sentences, split in _columns_of(truth):
-        for k, x in (("ids", ids), ("speakers", speakers), ("labels", labels), ("sentences", sentences)): named[k][d] = x
+        for k, x in (("ids", ids), ("speakers", speakers), ("labels", labels), ("sentences", sentences)):
+            named[k][d] = x
         for m in truth.modalities: named[m][d] = list(c[m].numpy())
         named["test" if split == 2 else "train"].append(d)
     return _dump(tuple(named.values()), folder / "features.pkl", protocol=2)
 
 def _example_mmsa(truth, folder):
-    data = {s: {k: [] for k in ("id", "raw_text", "text", "audio", "vision", "regression_labels", "audio_lengths", "vision_lengths", "text_bert")} for s in SPLITS}
+    data = {s: {k: [] for k in ("id", "raw_text", "text", "audio", "vision", "regression_labels", "audio_lengths",
+                                "vision_lengths", "text_bert")} for s in SPLITS}
     for d, c, ids, _, _, sentences, split in _columns_of(truth):
         part = data[list(SPLITS)[split]]
         for j in range(len(ids)):
             true = 1 + j % 3
-            frames = lambda m: np.concatenate([np.repeat(c[m][j:j + 1].numpy(), true, 0), np.zeros((4 - true, c[m].shape[1]), np.float32)])
-            for k, x in (("id", f"{d}$_${j}"), ("raw_text", sentences[j]), ("text", frames("text")), ("audio", frames("audio")), ("vision", frames("visual")), ("regression_labels", float(c.score[j])),
-                         ("audio_lengths", true), ("vision_lengths", true), ("text_bert", np.array([range(4), [1] * true + [0] * (4 - true), [0] * 4], np.float32))): part[k].append(x)
-    as_arrays = {s: {k: x if k.endswith("lengths") else np.array(x) for k, x in part.items()} for s, part in data.items()}
+            frames = lambda m: np.concatenate([np.repeat(c[m][j:j + 1].numpy(), true, 0),
+                                               np.zeros((4 - true, c[m].shape[1]), np.float32)])
+            for k, x in (("id", f"{d}$_${j}"), ("raw_text", sentences[j]), ("text", frames("text")),
+                         ("audio", frames("audio")), ("vision", frames("visual")),
+                         ("regression_labels", float(c.score[j])),
+                         ("audio_lengths", true), ("vision_lengths", true),
+                         ("text_bert", np.array([range(4), [1] * true + [0] * (4 - true), [0] * 4],
+                                                np.float32))): part[k].append(x)
+    as_arrays = {s: {k: x if k.endswith("lengths") else np.array(x) for k, x in part.items()} for s,
+                 part in data.items()}
     return _dump(as_arrays, folder / "unaligned_50.pkl")
 
 def _example_meld(truth, folder):
@@ -1128,8 +1232,11 @@ def _example_meld(truth, folder):
         file = list(_FILES.values())[split]
         n = len({r["Dialogue_ID"] for r in tables[file]})
         for j in range(len(ids)):
-            tables[file].append({"Sr No.": len(tables[file]) + 1, "Utterance": sentences[j] + ', he said: "yes"', "Speaker": speakers[j], "Emotion": _MELD7[labels[j]], "Sentiment": "neutral", "Dialogue_ID": n,
-                                 "Utterance_ID": j, "Season": 1, "Episode": 1, "StartTime": f"00:00:{j:02},000", "EndTime": f"00:00:{j + 1:02},000"})
+            tables[file].append({"Sr No.": len(tables[file]) + 1, "Utterance": sentences[j] + ', he said: "yes"',
+                                 "Speaker": speakers[j], "Emotion": _MELD7[labels[j]], "Sentiment": "neutral",
+                                 "Dialogue_ID": n,
+                                 "Utterance_ID": j, "Season": 1, "Episode": 1, "StartTime": f"00:00:{j:02},000",
+                                 "EndTime": f"00:00:{j + 1:02},000"})
             for m in features: features[m][file][f"dia{n}_utt{j}"] = c[m][j].numpy()
     for file, rows in tables.items(): pd.DataFrame(rows).to_csv(folder / f"{file}_sent_emo.csv", index=False)
     for m, parts in features.items():
