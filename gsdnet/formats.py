@@ -7,7 +7,6 @@ __all__ = ['LAYOUTS', 'RefusedPickle', 'load_pickle', 'load_npy', 'load_npz', 'r
            'meld_table', 'read_meld', 'convert', 'example']
 
 # %% ../nbs/16_formats.ipynb #62b7ec41
-import codecs
 import csv
 import io
 import json
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import SPLITS, ConversationDataset, SyntheticConversations, save_dataset
+from .data import FIELDS, SPLITS, ConversationDataset, SyntheticConversations, save_dataset
 
 # %% ../nbs/16_formats.ipynb #011e29cf
 class RefusedPickle(ValueError):
@@ -32,6 +31,16 @@ class RefusedPickle(ValueError):
 _LIMIT = 16 << 30 # bytes of a file
 _CONTAINERS, _MEMO, _VALUES, _DEPTH = 2_000_000, 5_000_000, 200_000_000, 32
 _DTYPE = re.compile(r"([<>=|]?)(b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,6}|O[48]?)")
+
+_ESCAPED = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)", re.S)
+_ESCAPES = dict(zip(b"\\'\"abfnrtv\n", (b"\\", b"'", b'"', b"\a", b"\b", b"\f", b"\n", b"\r", b"\t", b"\v", b"")))
+
+def _unescaped(found):
+    "The byte that an escape in quoted text means."
+    code = found[1]
+    if len(code) == 3 and code[:1] == b"x": return bytes([int(code[1:], 16)])
+    if code[0] in b"01234567": return bytes([int(code, 8) & 255])
+    return _ESCAPES.get(code[0], found[0])
 
 def _dtype(code):
     "The type of an array's numbers or strings, from NumPy's short name for it."
@@ -105,7 +114,7 @@ class _Bytes:
     def quoted(self):
         text = self.line(len(self.data)).strip()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"'\"": self.refuse("a string without quotes")
-        return codecs.escape_decode(text[1:-1])[0].decode("latin-1")
+        return _ESCAPED.sub(_unescaped, text[1:-1]).decode("latin-1")
 
 # %% ../nbs/16_formats.ipynb #cfc64a62
 @dataclass(eq=False)
@@ -559,6 +568,9 @@ def _assemble(talk, zeros="missing", label_names=None):
     "The data set of what a reader found, with `report` and `utterances`."
     _need(zeros in ("missing", "keep"), "zeros", f"{zeros!r}, expected 'missing' or 'keep'")
     _need(talk.ids, talk.name, "no utterance was found")
+    for m in talk.features:
+        good = m.isidentifier() and m not in FIELDS and not m.endswith("_present")
+        _need(good, talk.name, f"modality {_shown(m)}, expected a name such as text that is no field of the data form")
     x, present, counts = _columns(talk, zeros)
     _need(x, talk.name, "no modality has any features; name the folders or files with `features`")
     keep = np.any(list(present.values()), 0)
@@ -692,6 +704,11 @@ def _key(x):
     _need(isinstance(x, (str, int, bytes)), "dialogues", f"{_shown(x)} names a dialogue, expected text or a number")
     return _string(x) if isinstance(x, bytes) else x
 
+def _by_dialogue(x, where, what):
+    "A dictionary by dialogue, with plain names."
+    _need(isinstance(x, dict), where, f"{what} is {_shown(x)}, expected a dictionary by dialogue")
+    return {_key(k): v for k, v in x.items()}
+
 def _session(dialogues):
     "IEMOCAP's session of each dialogue, or None: its names begin with Ses01 to Ses05, and sessions are the folds."
     found = [re.match(r"Ses0([1-5])", str(d)) for d in dialogues]
@@ -703,7 +720,8 @@ def _frames(x, where):
     _need(x.dtype.kind in "fiu", where, f"features of type {x.dtype}, expected numbers")
     if x.ndim > 1: x = x.reshape([n for n in x.shape if n != 1] or [1])
     _need(x.ndim <= 2, where, f"features have shape {list(x.shape)}, expected [d] or [T, d]")
-    if x.ndim == 2: x = x.astype(np.float64).mean(0) if len(x) else None
+    with np.errstate(all="ignore"):
+        if x.ndim == 2: x = x.astype(np.float64).mean(0) if len(x) else None
     return None if x is None or not x.size else np.atleast_1d(x)
 
 def _file_per_utterance(folder, name, speaker):
@@ -721,9 +739,8 @@ def _file_per_utterance(folder, name, speaker):
 def _gcnet(content, name, where):
     "The label pickle as utterances."
     videos = ["train", "valid", "test"] if len(content) == 7 else ["train", "test"]
-    ids, labels, speakers, sentences = content[:4]
-    for what, part in zip(("videoIDs", "videoLabels", "videoSpeakers", "videoSentence"), content):
-        _need(isinstance(part, dict), where, f"{what} is {_shown(part)}, expected a dictionary by dialogue")
+    names = ("videoIDs", "videoLabels", "videoSpeakers", "videoSentence")
+    ids, labels, speakers, sentences = (_by_dialogue(x, where, what) for x, what in zip(content, names))
     split = _splits(where, **dict(zip(videos, content[4:])))
     talk, numbers = _Talk("gcnet", name), []
     for d, utterances in sorted(ids.items(), key=lambda item: str(item[0])):
@@ -808,6 +825,7 @@ def _rows(x, n, where):
 def _mmgcn(named, name, where):
     "The feature pickle as utterances."
     talk, split = _Talk("mmgcn", name), _splits(where, train=named["train"], test=named["test"])
+    named = {k: _by_dialogue(x, where, k) for k, x in named.items() if k not in ("train", "test", "more")}
     talk.features = {m: [] for m in ("text", "audio", "visual") if m in named}
     for d in sorted(named["labels"], key=lambda d: (isinstance(d, str), d)):
         labels = _classes(named["labels"][d], where)
@@ -882,7 +900,9 @@ def _pooled(x, given, where, masked=False):
     count = int(np.sum(bad))
     if count: x = np.where(bad, x.dtype.type(0), x)
     start, end = _lengths(x, given, where, masked)
-    return [x[i, a:b].mean(0, dtype=np.float64) if b > a else None for i, (a, b) in enumerate(zip(start, end))], count
+    with np.errstate(all="ignore"):
+        return [x[i, a:b].mean(0, dtype=np.float64) if b > a else None for i,
+                (a, b) in enumerate(zip(start, end))], count
 
 # %% ../nbs/16_formats.ipynb #34b80be3
 def _clips(ids, where):
@@ -1130,7 +1150,13 @@ def convert(
           f"{_outline(content)}")
     _need(found, path, f"no known layout ({_outline(content)}); known are " + "; ".join(f"{k}: {v}" for k,
         v in LAYOUTS.items()))
-    if found == "meld" and not features: return _only_table(path, out, name or "MELD")
+    _need(not features or found in ("gcnet", "meld"), path, f"layout {found} has its features in the file; leave "
+          "`features` out")
+    _need(not label_names or found != "meld", path, "MELD's tables name their classes; leave `label_names` out")
+    if found == "meld" and not features:
+        _need(not (out / "data.npz").exists(), out, "has features already, and these tables have none; choose another "
+              "folder")
+        return _only_table(path, out, name or "MELD")
     if found == "meld": dataset = read_meld(path, features, zeros=zeros, name=name or "MELD")
     elif found == "gcnet": dataset = _read_gcnet(content, path, features or _folders(path), label_names, zeros, name)
     else: dataset = (_read_mmgcn if found == "mmgcn" else _read_mmsa)(content, path, label_names, zeros, name)
