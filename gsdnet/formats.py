@@ -709,10 +709,12 @@ def _by_dialogue(x, where, what):
     _need(isinstance(x, dict), where, f"{what} is {_shown(x)}, expected a dictionary by dialogue")
     return {_key(k): v for k, v in x.items()}
 
-def _session(dialogues):
-    "IEMOCAP's session of each dialogue, or None: its names begin with Ses01 to Ses05, and sessions are the folds."
-    found = [re.match(r"Ses0([1-5])", str(d)) for d in dialogues]
-    return [int(f[1]) - 1 for f in found] if found and all(found) else None
+def _sessions(talk):
+    "IEMOCAP's sessions as groups, and its actors, who differ from session to session; its dialogues begin with Ses01."
+    found = [re.match(r"Ses0([1-5])", str(d)) for d in talk.dialogue]
+    if not found or not all(found): return
+    talk.group = [int(f[1]) - 1 for f in found]
+    talk.speaker = [f"{f[0]}_{who}" for f, who in zip(found, talk.speaker)]
 
 # %% ../nbs/16_formats.ipynb #69859c4b
 def _frames(x, where):
@@ -791,10 +793,10 @@ def _read_gcnet(content, labels, features, label_names, zeros, name):
     _target(talk, numbers, labels)
     if talk.label_names is None and not label_names:
         talk.notes.append("the file does not name its classes: they are called by their number; give label_names")
-    talk.group = _session(talk.dialogue)
     for m, folder in features.items():
         _need(Path(folder).is_dir(), folder, f"is no folder; expected one .npy per utterance of modality {m!r} in it")
         talk.features[m] = [_file_per_utterance(folder, uid, who) for uid, who in zip(talk.ids, talk.speaker)]
+    _sessions(talk)
     return _assemble(talk, zeros, label_names)
 
 # %% ../nbs/16_formats.ipynb #077a10cf
@@ -862,7 +864,7 @@ def _read_mmgcn(content, path, label_names, zeros, name):
     named = _entries(content)
     talk = _mmgcn(named, name or path.stem, path)
     most = max(talk.label, default=0)
-    talk.group = _session(talk.dialogue)
+    _sessions(talk)
     if talk.group and most == 5: talk.label_names = _IEMOCAP6
     elif "more" in named and most == 6: talk.label_names = _MELD7
     elif not label_names:

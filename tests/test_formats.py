@@ -164,7 +164,7 @@ def laughs():
     return out + b"."
 
 
-CASES = attacks(Path("/tmp/none"))
+CASES = attacks(Path("canary"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -505,6 +505,8 @@ def test_the_five_orders_of_feature_pickles(tmp_path, kind):
     assert ds.label_names == (("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger") if "MELD" in kind
                               else ("happy", "sad", "neutral", "angry", "excited", "frustrated"))
     assert torch.equal(ds[0].text, torch.from_numpy(content[3][list(content[3])[0]])) and ds[0].speaker.unique().numel() == 2
+    if "IEMOCAP" in kind:
+        assert sorted(set(ds.utterances.speaker)) == ["Ses01_F", "Ses01_M", "Ses05_F", "Ses05_M"] and ds.group.tolist() == [0, 0, 4, 4]
     assert (ds.group is None) == ("MELD" in kind) and ds.split.tolist() == [0, 0, 2, 2]
     assert not (tmp_path / "out2").exists()
 
