@@ -691,9 +691,8 @@ def _splits(where, **parts):
     "Dialogue -> 0, 1 or 2; one that is named twice is refused."
     split = {}
     for name, keys in parts.items():
-        _need(isinstance(keys, (set, frozenset, list, tuple, np.ndarray)), where, f"the {name} dialogues are "
-              f"{_shown(keys)}, expected a list or set")
-        for key in set(_key(k) for k in keys):
+        keys = list(keys) if isinstance(keys, (set, frozenset)) else _listed(keys, None, where, f"the set of {name} dialogues")
+        for key in {_key(k) for k in keys}:
             _need(key not in split, where, f"dialogue {_shown(key)} is in two splits")
             split[key] = SPLITS[name]
     return split

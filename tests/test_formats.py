@@ -669,3 +669,39 @@ def test_no_warning_even_from_extreme_numbers(tmp_path):
         assert ds.report["modalities"]["audio"]["not_finite"] == 2
         (tmp_path / "q.pkl").write_bytes(rb"S'\q'" + b"\n.")
         assert load_pickle(tmp_path / "q.pkl") == r"\q"
+
+
+ODD = [None, True, -1, 10**30, 1.5, float("nan"), float("inf"), "", "x", "../x", b"\xff", [], [[]], {}, {"a": 1}, set(), (),
+       (1, 2), np.array(3), np.array("a"),
+       np.zeros(0), np.zeros((0, 3)), np.zeros((2, 0)), np.zeros((2, 3, 4, 5)), np.array([np.nan, 1]), np.array(["a", "b"]),
+       np.array([None, {}], object),
+       np.array([True]), np.float32(2), np.str_("v$_$1"), [1, "a"], [np.ones(2)], {"train": {}}]
+
+
+def replaced(x, rng, depth=0):
+    "A copy of a structure with one part, somewhere, replaced, dropped or doubled."
+    if not isinstance(x, (dict, list, tuple)) or not x or (depth and rng.random() < 0.15): return rng.choice(ODD)
+    if isinstance(x, dict):
+        key = rng.choice(list(x))
+        if rng.random() < 0.1: return {k: v for k, v in x.items() if k != key}
+        return {k: replaced(v, rng, depth + 1) if k == key else v for k, v in x.items()}
+    i = rng.randrange(len(x))
+    out = list(x[:i]) + [replaced(x[i], rng, depth + 1)] + list(x[i + 1:])
+    if rng.random() < 0.1: out = list(x[:i]) + list(x[i + 1:])
+    return type(x)(out)
+
+
+@pytest.mark.parametrize("layout", ["gcnet", "mmgcn", "mmsa"])
+def test_odd_contents_load_or_are_refused(good, tmp_path, layout):
+    "Good pickles of odd contents: a part replaced by what does not belong there."
+    path = good[layout][0]
+    content, rng, loaded = load_pickle(path), random.Random(1), 0
+    read = (lambda p: read_gcnet(p, {"text": path.parent / "features/text"})) if layout == "gcnet" else {"mmgcn": read_mmgcn,
+        "mmsa": read_mmsa}[layout]
+    for _ in range(400):
+        odd = replaced(content, rng)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try: loaded += read(save(tmp_path / "odd.pkl", odd)).n_utterances > 0
+            except ValueError: pass
+    assert 0 < loaded < 400
