@@ -1117,34 +1117,8 @@ def _folders(labels):
     return dict(zip(names if len(set(names)) == len(names) else [re.sub(r"\W", "_", p.name) for p in folders], folders))
 
 # %% ../nbs/16_formats.ipynb #1ffb357a
-def convert(
-    source: str, out: str, *, layout: str | None = None, features: list[str] | None = None, name: str | None = None,
-    label_names: list[str] | None = None, zeros: str = "missing", overwrite: bool = False,
-) -> dict:
-    """Turn other people's files into a data folder, and report what was found, absent and dropped.
-
-    Parameters
-    ----------
-    source
-        A pickle of MMSA, DialogueRNN or MMGCN, a label pickle of GCNet, or a folder with MELD's tables.
-    out
-        Folder for data.npz, meta.json, utterances.csv and report.json.
-    layout
-        gcnet, mmgcn, mmsa or meld; found out by default.
-    features
-        For gcnet and meld, features of each modality as MODALITY=PATH; by default the folders in features/ beside the label file.
-    name
-        Name of the data set; by default that of the file.
-    label_names
-        Names of the classes, in order, where the files do not have them.
-    zeros
-        Rows that are zero in every column: missing (failed extractions), or keep (data).
-    overwrite
-        Write into a folder that has a data set already.
-    """
-    out, features = Path(out), _pairs_of(features)
-    taken = [f for f in ("data.npz", "meta.json", "utterances.csv", "report.json") if (out / f).exists()]
-    _need(overwrite or not taken, out, f"has {', '.join(taken)} already; choose another folder, or overwrite=True")
+def _asked(source, layout, features, label_names):
+    "Layout, path and content of what is to be converted, or a refusal of what does not go together."
     found, path, content = _found(source)
     _need(layout is None or layout in LAYOUTS, "layout", f"{layout!r}, expected one of {', '.join(LAYOUTS)}")
     _need(layout in (None, found), path, f"layout {layout} was asked for, but this is {found or 'none that is known'}: "
@@ -1154,6 +1128,25 @@ def convert(
     _need(not features or found in ("gcnet", "meld"), path, f"layout {found} has its features in the file; leave "
           "`features` out")
     _need(not label_names or found != "meld", path, "MELD's tables name their classes; leave `label_names` out")
+    return found, path, content
+
+# %% ../nbs/16_formats.ipynb #47b03aad
+def convert(
+    source, # a pickle of MMSA, DialogueRNN or MMGCN, a label pickle of GCNet, or a folder with MELD's tables
+    out, # folder for data.npz, meta.json, utterances.csv and report.json
+    *,
+    layout: str | None = None, # "gcnet", "mmgcn", "mmsa" or "meld"; found out if None
+    features=None, # for gcnet and meld, a path for each modality, as a dictionary or as words MODALITY=PATH; for gcnet the folders beside it if None
+    name: str | None = None, # of the data set; that of the file if None
+    label_names: list[str] | None = None, # of the classes, in order, where the files do not have them
+    zeros: str = "missing", # rows that are zero in every column: "missing" (failed extractions), or "keep" (data)
+    overwrite: bool = False, # write into a folder that has a data set already
+) -> dict: # what was found, absent and dropped
+    "Turn other people's files into a data folder."
+    out, features = Path(out), _pairs_of(features)
+    taken = [f for f in ("data.npz", "meta.json", "utterances.csv", "report.json") if (out / f).exists()]
+    _need(overwrite or not taken, out, f"has {', '.join(taken)} already; choose another folder, or overwrite=True")
+    found, path, content = _asked(source, layout, features, label_names)
     if found == "meld" and not features:
         _need(not (out / "data.npz").exists(), out, "has features already, and these tables have none; choose another "
               "folder")
