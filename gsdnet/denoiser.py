@@ -149,7 +149,7 @@ class EigenvalueDenoiser(nn.Module):
         super().__init__()
         self.names = nn.Parameter(0.02 * torch.randn(n_modalities, hidden))
         self.energy = nn.Linear(width, 8, bias=False)
-        self.inputs = nn.Linear(6 + 8, hidden)
+        self.inputs, self.time = nn.Linear(5 + 8, hidden), nn.Linear(width, hidden, bias=False)
         self.outputs = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
         nn.init.zeros_(self.outputs[-1].weight)
         nn.init.zeros_(self.outputs[-1].bias)
@@ -160,16 +160,17 @@ class EigenvalueDenoiser(nn.Module):
         level_estimate: Tensor, # `[B, K, ..., M]` offsets of the graph of the clean estimate
         share: Tensor, # `[B, M]` share of nodes where the modality is observed
         hidden: Tensor, # `[B, N, ..., width]` hidden states of the feature denoiser
-        t: Tensor, # `[]` or `[B]` time
+        time: Tensor, # `[width]` or `[B, width]` embedded time
         graph: GraphBatch, # the graphs
     ) -> Tensor: # `[B, K, ..., M]` clean offsets
         coefficients = propagate(graph.spectrum.vectors.mT, self.energy(hidden))
         known = [graph.spectrum.values.unflatten(1, (-1, *[1] * (level.ndim - 2))),
                  level, level_observed.unflatten(1, (-1, *[1] * (level.ndim - 3))), level_estimate,
-                 over_nodes(share, level), t.view(-1, *[1] * (level.ndim - 1))]
+                 over_nodes(share, level)]
         known = torch.stack([k.expand(level.shape) for k in known], -1)
         weight, bias = self.inputs.weight, self.inputs.bias
-        energy = nn.functional.linear(torch.log1p(coefficients.square()), weight[:, 6:], bias)
-        h = energy[..., None, :] + self.names
-        h = torch.addmm(h.flatten(0, -2), known.flatten(0, -2), weight[:, :6].T).view(h.shape)
-        return level_estimate + self.outputs(h)[..., 0]
+        energy = nn.functional.linear(torch.log1p(coefficients.square()), weight[:, 5:], bias)
+        clock = self.time(time)
+        h = (energy + (clock if time.ndim == 1 else over_nodes(clock, energy)))[..., None, :] + self.names
+        h = torch.addmm(h.flatten(0, -2), known.flatten(0, -2), weight[:, :5].T).view(h.shape)
+        return level_estimate + 4 * over_nodes(1 - share, level) * self.outputs(h)[..., 0] # 4: this layer learns faster than the rest

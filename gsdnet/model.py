@@ -262,6 +262,12 @@ class Recogniser(nn.Module):
         "Parameters whose gradients are clipped together."
         return [list(self.parameters())]
 
+    def measure(self,
+        conversations: Sequence[Conversation], # with features that the masks hide
+        masks: Sequence, # bool `[N, M]` each, by row of the data set
+    ) -> None:
+        "Measure what the model wants to know of itself after training; by default nothing."
+
     def recovery_error(self,
         conversations: Sequence[Conversation], # complete, of any split
         observed, # bool `[N, M]` by row of the data set
@@ -526,6 +532,16 @@ class GSDNet(Recogniser):
         own = {id(p) for p in self.diffusion.parameters()}
         rest = [p for p in self.parameters() if id(p) not in own]
         return [rest, list(self.diffusion.parameters())] if self.config.recover else [rest]
+
+    @torch.no_grad()
+    def measure(self,
+        conversations: Sequence[Conversation], # of the validation split, or of the training split where there is none
+        masks: Sequence, # bool `[N, M]` each, by row of the data set
+    ) -> None:
+        "Find out how far the first estimate of what is missing is off, so that samples spread as widely."
+        if not self.config.recover: return
+        found = [batch for mask in masks for _, batch in self.batches(conversations, mask, targets=True) if batch.target_mask.any()]
+        self.diffusion.measure((self.encode(batch.complete()).flatten(-2), batch.observed, batch.target_mask, batch.graph) for batch in found)
 
     @torch.no_grad()
     def recovery_error(self,

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoints, Stored, write_whole
 from .conversation import Conversation, ConversationBatch, pieces
-from .data import ConversationDataset
+from .data import SPLITS, ConversationDataset
 from .missing import MaskKit, MixedMissing, Protocol, RandomMissing, draw_mask
 from .model import GSDConfig, GSDNet, Recogniser
 
@@ -143,12 +143,13 @@ def average_weights(
 
 # %% ../nbs/11_trainer.ipynb #c05bee8c
 def random_masks(
-    dataset: ConversationDataset, # with a validation split
-    missing_rate: str | float, # "mixed" is four rates from 0 to the largest that the validation split allows
+    dataset: ConversationDataset, # with the split
+    missing_rate: str | float, # "mixed" is four rates from 0 to the largest that the split allows
     seed: int, # of the run
+    split: str = "valid", # of the utterances to hide something of
 ) -> list[np.ndarray]: # bool `[N, M]` by row of the data set
-    "Fixed random masks of the validation split; the other splits are not touched."
-    rows = dataset.split == 1
+    "Fixed random masks of one split; the others are not touched."
+    rows = dataset.split == SPLITS[split]
     available, dialogue = dataset.available[rows], dataset.dialogue[rows]
     largest = 1 - int(available.any(1).sum()) / int(available.sum())
     rates = [largest * i / 3 for i in range(4)] if missing_rate == "mixed" else [missing_rate]
@@ -750,4 +751,6 @@ def fit(
         trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed, run=run)
         # each process drops out other channels
         if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)
-        return trainer.fit(progress, description=f"{type(net).__name__} seed {seed}", resume=resume)
+        made = trainer.fit(progress, description=f"{type(net).__name__} seed {seed}", resume=resume)
+        made.measure(dataset.valid or dataset.train, masks or random_masks(dataset, missing_rate, seed, "train"))
+        return made
