@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .data import FIELDS, SPLITS, ConversationDataset, load_dataset
-from .formats import load_npz
+from .files import load_json, load_npz
 
 # %% ../nbs/17_audit.ipynb #39e55c35
 @dataclass
@@ -373,11 +373,8 @@ def _summary(d):
 def _of_folder(folder):
     "The usable arrays of a folder, and why it was refused if it was."
     folder, arrays, refused = Path(folder), {}, []
-    meta = {}
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        meta = meta if isinstance(meta, dict) else {}
-    except (OSError, ValueError, RecursionError): pass # load_dataset says what is wrong with it
+    try: meta = load_json(folder / "meta.json")
+    except (OSError, ValueError): meta = {} # load_dataset says what is wrong with it
     modalities, names = (meta.get(k) if isinstance(meta.get(k), list) else None for k in ("modalities", "label_names"))
     try:
         arrays = load_npz(folder / "data.npz")
