@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/00_files.ipynb #c117b906
+# %% ../nbs/00_files.ipynb #daa689d0
 _DTYPE = re.compile(r"([<>=|]?)(b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,6})")
 
 def plain_dtype(
@@ -35,9 +35,7 @@ def shown(
     text = ascii(x) if isinstance(x, (str, bytes, int, float, bool, type(None))) else f"a {type(x).__name__}"
     return text if len(text) <= most else text[:most] + "..."
 
-assert plain_dtype(">f4") == np.dtype(">f4")
-
-# %% ../nbs/00_files.ipynb #80716a6d
+# %% ../nbs/00_files.ipynb #0998f483
 def plain_array(
     raw, # bytes
     dtype: np.dtype, # plain
@@ -68,12 +66,6 @@ def _check_text(codes):
     "Refuse what is no character."
     if (codes > 0x10FFFF).any() or ((codes >= 0xD800) & (codes < 0xE000)).any():
         raise ValueError("an array of strings with codes that are no characters")
-
-assert plain_array(b"\0\0\x80\x3f", np.dtype("<f4"), (1, 1)).tolist() == [[1.0]] # 1.0 as four bytes
-for wrong in ((b"\0" * 8, np.dtype("f4"), (2**38,)), (b"\2", np.dtype(bool), (1,)), (b"\0\xd8\0\0", np.dtype("<U1"), (1,))):
-    try: plain_array(*wrong)
-    except ValueError as e: print("ValueError ·", e)
-    else: raise AssertionError(wrong)
 
 # %% ../nbs/00_files.ipynb #9fffd513
 _HEADER = re.compile(r"\s*\{\s*'descr':\s*'([^']{1,12})'\s*,\s*'fortran_order':\s*(True|False)\s*,\s*'shape':\s*\(([0-9, ]{0,200})\)\s*,?\s*\}\s*")
