@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_dataset', 'ConversationEstimator', 'ConversationClassifier', 'ConversationRegressor']
 
-# %% ../nbs/22_estimator.ipynb #fc79b608
+# %% ../nbs/22_estimator.ipynb #6088c7bc
 import hashlib
 
 import numpy as np
@@ -14,12 +14,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .data import ConversationDataset
 from .trainer import TrainConfig, fit
 
-# %% ../nbs/22_estimator.ipynb #9a8a609a
+# %% ../nbs/22_estimator.ipynb #cac31266
 def to_dataset(
     X, # `[N, d]` floats, NaN where a modality is missing
     modalities: dict, # number of columns of each modality by name, in order
@@ -62,7 +62,7 @@ def _print(X, speakers):
     turns = np.unique(speakers, return_inverse=True)[1]
     return hashlib.blake2b(np.ascontiguousarray(X, np.float64).tobytes() + turns.astype(np.int64).tobytes(), digest_size=16).hexdigest()
 
-# %% ../nbs/22_estimator.ipynb #c6326235
+# %% ../nbs/22_estimator.ipynb #1e18974f
 class ConversationEstimator(BaseEstimator):
     "What classifier and regressor have in common."
     def __init__(self,
@@ -105,7 +105,7 @@ class ConversationEstimator(BaseEstimator):
         found = self.model_.predict(talks, seed=self.seed_)
         return getattr(found, name)[np.argsort(found.rows)]
 
-# %% ../nbs/22_estimator.ipynb #34314f3e
+# %% ../nbs/22_estimator.ipynb #538b8d8b
 class ConversationClassifier(ClassifierMixin, ConversationEstimator):
     "Names the emotion of each utterance; `classes_` are the labels found in training, `model_` is the trained model."
     def fit(self,
@@ -153,7 +153,7 @@ class ConversationClassifier(ClassifierMixin, ConversationEstimator):
         "Accuracy."
         return accuracy_score(y, self.predict(X, groups, speakers, positions), sample_weight=sample_weight)
 
-# %% ../nbs/22_estimator.ipynb #24422c1c
+# %% ../nbs/22_estimator.ipynb #162c699a
 class ConversationRegressor(RegressorMixin, ConversationEstimator):
     "Scores each utterance; `model_` is the trained model."
     def fit(self,
