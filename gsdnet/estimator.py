@@ -99,7 +99,7 @@ class ConversationEstimator(BaseEstimator):
 
     def _answer(self, X, metadata, name):
         "A field of the model's prediction in the order of the rows."
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
         talks = list(to_dataset(X, self.modalities_, **metadata))
         found = self.model_.predict(talks, seed=self.seed_)
