@@ -61,7 +61,7 @@ def eigenvalue_paths(
     spread, values = model.config.spread, batch.graph.spectrum.values[0]
     if observed is None: times, levels = _forward(model, batch, modality, n_steps, seed)
     else: times, levels = _backward(model, batch, modality, n_steps, seed)
-    return times, values + spread * levels
+    return times, values + spread * levels.to(values)
 
 @torch.no_grad()
 def _forward(model, batch, modality, n_steps, seed):
