@@ -6,6 +6,7 @@
 __all__ = ['benchmark', 'train', 'evaluate', 'predict', 'convert', 'audit', 'info', 'parser', 'main']
 
 # %% ../nbs/29_cli.ipynb #ff32061b
+import os
 import re
 import sys
 from difflib import get_close_matches
