@@ -132,8 +132,8 @@ def plot_features(
     seed: int = 0, # of t-SNE
 ) -> Axes:
     "True features as circles, recovered ones as crosses, in one plane."
-    ax = ax or plt.subplots(figsize=(4, 4))[1]
     a, b = embed(true, recovered, method, seed=seed)
+    ax = ax or plt.subplots(figsize=(4, 4))[1]
     ax.scatter(*a.T, s=22, facecolors="none", edgecolors=PALETTE[0], label="true")
     ax.scatter(*b.T, s=22, marker="x", color=PALETTE[1], label="recovered")
     name = {"pca": "principal component", "tsne": "t-SNE axis"}[method]
