@@ -6,8 +6,11 @@
 __all__ = ['benchmark', 'train', 'evaluate', 'predict', 'convert', 'audit', 'info', 'parser', 'main']
 
 # %% ../nbs/29_cli.ipynb #ff32061b
+import os
+import re
 import sys
-from json import dumps, loads
+from difflib import get_close_matches
+from json import dumps
 from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -54,12 +57,13 @@ def read_models(text) -> dict:
 def read_run(run):
     "A kept model of whatever class."
     from gsdnet import baselines
+    from gsdnet.files import load_json
     from gsdnet.model import Recogniser
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, expected a folder that gsdnet train --run wrote")
     classes = {c.__name__: c for c in vars(baselines).values() if isinstance(c, type) and issubclass(c, Recogniser)}
-    kind = loads(path.read_text(encoding="utf-8")).get("class")
+    kind = load_json(path).get("class")
     if kind not in classes:
         raise ValueError(f"{path} is of class {kind!r}, expected one of {', '.join(classes)}: was it written by gsdnet train?")
     return classes[kind].from_pretrained(run)
@@ -353,35 +357,52 @@ def audit(data: str, *, strict: bool = False, json: bool = False) -> int:
     return found.status(strict=strict)
 
 # %% ../nbs/29_cli.ipynb #3835beaa
-def info() -> int:
+def info(*, json: bool = False) -> int:
     """Say what is installed and on which device it would run.
-    """
-    import os
 
+    Parameters
+    ----------
+    json
+        Print one JSON object.
+    """
     import torch
 
     from gsdnet.baselines import MODELS
     from gsdnet.benchmark import commit, versions
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    for name, value in {**versions(), "commit": commit(), "device": device, "models": ", ".join(MODELS)}.items():
-        print(f"{name:16s} {value}")
+    found = {**versions(), "commit": commit(), "device": device, "models": ", ".join(MODELS)}
+    if json: print(dumps(found, indent=1))
+    else: print(*(f"{name:16s} {value}" for name, value in found.items()), sep="\n")
     return 0
 
 # %% ../nbs/29_cli.ipynb #e1da7cdc
+class Parser(ArgumentParser):
+    "A parser whose complaint about a word names the nearest good one."
+    known = ()
+
+    def error(self, message, ex=None):
+        wrong = re.search(r"unrecognized arguments: .*?(--?[\w.]+)|invalid choice: '([^']*)'", message)
+        near = get_close_matches(wrong[1] or wrong[2], self.known, 1) if wrong else ()
+        super().error(f"{message}; did you mean {near[0]}?" if near else message, ex)
+
+# %% ../nbs/29_cli.ipynb #23965586
 def parser(
     command: str | None=None, # the command that will run; the others are only named, so that help waits for no import
 ) -> ArgumentParser: # of the whole program
     "The command line, read from the functions above."
-    top = ArgumentParser(prog="gsdnet", description="Emotion recognition in conversations with missing modalities.")
+    top = Parser(prog="gsdnet", description="Emotion recognition in conversations with missing modalities.")
+    top.known = [*COMMANDS]
     commands = top.add_subcommands(dest="command")
     for function in COMMANDS.values():
         about = function.__doc__.split("\n")[0]
-        own = ArgumentParser(description=about)
-        if function.__name__ == command: add_options(own, function)
+        own = Parser(description=about)
+        if function.__name__ == command:
+            add_options(own, function)
+            top.known = own.known = [word for action in own._actions for word in action.option_strings]
         commands.add_subcommand(function.__name__, own, help=about)
     return top
 
-# %% ../nbs/29_cli.ipynb #23965586
+# %% ../nbs/29_cli.ipynb #37cf58d5
 def add_options(own, function):
     "Give a command's parser the function's parameters: data and run by their place, the others by name."
     described, count = documented(function), {"nargs": "+"} if function is benchmark else {}
@@ -390,12 +411,11 @@ def add_options(own, function):
         own.add_argument(name, **(count if name == "data" else {}), type=str, help=described[name])
     own.add_function_arguments(function, as_group=False, skip={*placed, "json", "resume", "training", "architecture"})
     if "json" in described: own.add_argument("--json", action="store_true", help=described["json"])
+    own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options by name; options that follow it win.")
     if function is train:
         own.add_argument("--resume", action="store_true", help=described["resume"])
         from gsdnet.model import GSDConfig
         from gsdnet.trainer import TrainConfig
-        own.add_argument("--config", action=ActionConfigFile,
-                         help="YAML file with any of these options, such as training: {epochs: 10}")
         own.add_class_arguments(TrainConfig, "training")
         own.add_class_arguments(GSDConfig, "architecture", skip={"dims", "label_names", "task"})
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from .conversation import Conversation
-from .missing import MaskKit, load_arrays, whole_dialogues
+from .files import load_json, load_npz, shown
+from .missing import MaskKit, whole_dialogues
 
 # %% ../nbs/06_data.ipynb #b8b3bc55
 class ConversationDataset:
@@ -276,6 +277,7 @@ def load_dataset(
     folder, # with `data.npz` and `meta.json`
     modalities=None, # names, in order; by default those that `meta.json` lists, else every float matrix
     task: str | None = None, # "classification" or "regression"; by default regression where there is a `score`
+    **limits, # `limit` and `ratio` of `load_npz`, for larger data than it expects
 ) -> ConversationDataset:
     "Read a data set from its folder."
     folder = Path(folder)
@@ -283,18 +285,16 @@ def load_dataset(
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder / file} is missing; a data set is a folder with data.npz and "
                                     "meta.json (see `save_dataset`)")
-    try: meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"{folder / 'meta.json'} is no JSON ({e}); expected an object with label_names") from None
-    if not isinstance(meta, dict):
-        raise ValueError(f"{folder / 'meta.json'} holds a {type(meta).__name__}, expected an object with "
-                         "label_names")
+    meta = load_json(folder / "meta.json", expected="an object with label_names")
     listed, names = meta.get("modalities"), meta.get("label_names")
     if names is not None and not isinstance(names, list):
-        raise ValueError(f"{folder / 'meta.json'}: label_names is {names!r}, expected a list of names")
-    if modalities is None and isinstance(listed, list): modalities = listed
+        raise ValueError(f"{folder / 'meta.json'}: label_names is {shown(names)}, expected a list of names")
+    if modalities is None and isinstance(listed, list):
+        if not all(isinstance(m, str) for m in listed):
+            raise ValueError(f"{folder / 'meta.json'}: modalities is {shown(str(listed))}, expected a list of names")
+        modalities = listed
     title = meta.get("name") if isinstance(meta.get("name"), str) else None
-    return ConversationDataset(load_arrays(folder / "data.npz"), modalities, label_names=names, task=task,
+    return ConversationDataset(load_npz(folder / "data.npz", **limits), modalities, label_names=names, task=task,
                                name=folder.resolve().name, title=title)
 
 def save_dataset(

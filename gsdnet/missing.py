@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['realised_rate', 'reachable_rate', 'Protocol', 'draw_mask', 'hide_within', 'RandomMissing', 'MixedMissing',
-           'FixedMissing', 'BurstMissing', 'PerModalityMissing', 'plot_masks', 'load_arrays', 'MaskKit',
-           'whole_dialogues']
+           'FixedMissing', 'BurstMissing', 'PerModalityMissing', 'plot_masks', 'MaskKit', 'whole_dialogues']
 
 # %% ../nbs/05_missing.ipynb #2843d0a6
 import hashlib
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -19,6 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
+
+from .files import load_npz
 
 # %% ../nbs/05_missing.ipynb #855b3318
 def _mask(name, values, shape=None):
@@ -287,29 +287,6 @@ def plot_masks(
     ax.set_title(f"{title or 'observed'}: realised rate {rate:.3f}", loc="left", fontsize=10)
     return ax
 
-# %% ../nbs/05_missing.ipynb #d3f6f14b
-def load_arrays(
-    path, # an .npz file of plain arrays
-) -> dict: # name -> array
-    "The arrays of an `.npz`; pickled objects in it are refused without being read."
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file: expected an .npz of plain arrays there")
-    if not zipfile.is_zipfile(path): raise ValueError(f"{path} is no .npz archive: write it with numpy.savez")
-    arrays = {}
-    try: archive = np.load(path, allow_pickle=False)
-    except Exception as e:
-        raise ValueError(f"{path} is no .npz archive or is damaged ({e}); write it anew with numpy.savez") from None
-    with archive:
-        for name in archive.files:
-            try: arrays[name] = archive[name]
-            except Exception as e:
-                raise ValueError(f"{path}: array `{name}` holds pickled objects or is damaged ({e}); it was not loaded. "
-                                 "Store plain numbers, bools or strings of fixed width.") from None
-            if not isinstance(arrays[name], np.ndarray):
-                raise ValueError(f"{path}: member `{name}` is no numpy array; store arrays only")
-    return arrays
-
 # %% ../nbs/05_missing.ipynb #28140e2d
 _KEY = re.compile(r"observed_r(\d+)_s(\d+)")
 
@@ -388,7 +365,7 @@ class MaskKit:
         path, # an `.npz` file
     ) -> "MaskKit":
         "Read a kit from an `.npz`."
-        arrays = load_arrays(path)
+        arrays = load_npz(path)
         for name in ("split", "modalities"):
             if name not in arrays:
                 raise ValueError(f"{path}: array `{name}` is missing; a kit has split, modalities and "

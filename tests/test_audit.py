@@ -165,7 +165,7 @@ def test_folders_that_are_refused_are_audited(tmp_path, break_it, words):
 
 def test_an_archive_that_unpacks_without_end_is_a_finding(tmp_path, monkeypatch):
     import gsdnet.audit
-    from gsdnet.formats import load_npz
+    from gsdnet.files import load_npz
     monkeypatch.setattr(gsdnet.audit, "load_npz", lambda p: load_npz(p, limit=1000))
     assert "would unpack to" in audit(folder(tmp_path / "talks")).findings[0].text
 

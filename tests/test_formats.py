@@ -451,7 +451,7 @@ def test_archives_that_claim_or_hold_too_much(tmp_path):
             for _ in range(2): z.writestr("a.npy", npy(np.ones(2)))
     with pytest.raises(ValueError, match="two arrays of one name"): load_npz(tmp_path / "twice.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}], object))
-    with pytest.raises(ValueError, match="a.npy"): load_npz(tmp_path / "objects.npz")
+    with pytest.raises(ValueError, match="`a` holds pickled objects"): load_npz(tmp_path / "objects.npz")
     for x in (b"", b"abc", (tmp_path / "objects.npz").read_bytes()[:-30]):
         (tmp_path / "broken.npz").write_bytes(x)
         with pytest.raises(ValueError, match="no .npz archive"): load_npz(tmp_path / "broken.npz")

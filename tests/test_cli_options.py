@@ -1,0 +1,96 @@
+"""Options of the command line: every one has its help, a configuration file sets it, a misspelt one is told the nearest."""
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gsdnet import cli
+
+COMMANDS = sorted(cli.COMMANDS)
+
+
+def options_of(command):
+    "The options of one command as its parser has them."
+    top = cli.parser(command)
+    chosen = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    return chosen.choices[command]._actions
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_line_of_help(command):
+    shown = [a for a in options_of(command) if a.help != argparse.SUPPRESS]
+    bare = [a.option_strings or a.dest for a in shown if not (a.help or "").strip()]
+    assert len(shown) >= 2 and not bare
+    assert {"--config", "--help"} <= {word for a in shown for word in a.option_strings}
+
+
+def test_help_says_what_a_command_does(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stop: cli.main([command, "--help"])
+        assert stop.value.code == 0 and cli.COMMANDS[command].__doc__.split("\n")[0] in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("words, meant", [
+    ("benchmark x --out o --sedes 3", "--seeds"), ("train x --run r --training.epochz 3", "--training.epochs"), ("train x --run r --architecture.latnet=3", "--architecture.latent"),
+    ("evaluate r x --jsno", "--json"), ("predict r x --outt o", "--out"), ("audit x --stritc", "--strict"), ("convert x --out o --overwite", "--overwrite"),
+    ("trian x", "train"), ("benchmrak x", "benchmark"), ("aduit x", "audit"),
+])
+def test_a_misspelt_word_is_told_the_nearest(words, meant, capsys):
+    with pytest.raises(SystemExit) as stop: cli.main(words.split())
+    assert stop.value.code == 2 and f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_a_word_like_no_other_is_told_nothing(capsys):
+    with pytest.raises(SystemExit): cli.main("audit x --zzzzzzzz".split())
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_configuration_file_and_back(tmp_path, capsys):
+    "What `--print_config` writes, `--config` reads; options that follow it win."
+    with pytest.raises(SystemExit) as stop: cli.main("train talks --run r --seed 7 --training.epochs 3 --print_config".split())
+    text = capsys.readouterr().out
+    assert stop.value.code in (0, None) and "seed: 7" in text and "epochs: 3" in text
+    (tmp_path / "run.yaml").write_text(text)
+    options = cli.parser("train").parse_args(["train", "talks", "--config", str(tmp_path / "run.yaml"), "--seed", "8"]).train
+    assert options.training.epochs == 3 and options.seed == 8 and options.run == "r"
+    (tmp_path / "few.yaml").write_text("rates: 0,0.5\nseeds: 2\n")
+    few = cli.parser("evaluate").parse_args(["evaluate", "r", "talks", "--config", str(tmp_path / "few.yaml")]).evaluate
+    assert few.rates == "0,0.5" and few.seeds == 2
+    (tmp_path / "wrong.yaml").write_text("sedes: 2\n")
+    with pytest.raises(SystemExit) as stop: cli.main(["evaluate", "r", "talks", "--config", str(tmp_path / "wrong.yaml")])
+    assert stop.value.code == 2 and "sedes" in capsys.readouterr().err
+
+
+def test_info_for_machines(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"gsdnet", "torch", "device", "models"} <= found.keys()
+    assert cli.main(["info"]) == 0 and all(f"{name:16s} " in capsys.readouterr().out for name in ["gsdnet"])
+
+
+@pytest.mark.parametrize("raised, code", [(None, 0), (ValueError("no"), 2), (FileNotFoundError("no"), 2), (KeyboardInterrupt(), 130)])
+def test_exit_codes(raised, code, monkeypatch):
+    def audit(data: str) -> int:
+        """Look.
+
+        Parameters
+        ----------
+        data
+            Folder.
+        """
+        if raised: raise raised
+        return 0
+    monkeypatch.setitem(cli.COMMANDS, "audit", audit)
+    assert cli.main(["audit", "x"]) == code
+
+
+def test_completion_in_the_shell(tmp_path):
+    pytest.importorskip("argcomplete")
+    for line, wanted in (("gsdnet au", {"audit"}), ("gsdnet ", set(COMMANDS))):
+        out = tmp_path / "out"
+        env = {**os.environ, "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(out), "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        subprocess.run([sys.executable, "-c", "import sys; sys.argv = ['gsdnet']; from gsdnet.cli import main; main()"], env=env, timeout=120)
+        assert wanted <= {word.strip() for word in out.read_text().split()}
