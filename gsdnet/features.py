@@ -105,7 +105,8 @@ def _csv(text, path):
     try:
         header = [name.strip() for name in next(reader, [])]
         if not all(header) or len(set(header)) < len(header):
-            raise ValueError(f"{path}, line 1: the columns are {header[:20]}, expected names that are all different")
+            raise ValueError(f"{path}, line 1: the columns are {', '.join(c[:40] for c in header[:20])}, expected names that are all "
+                             "different")
         for row in filter(None, reader):
             if len(row) != len(header):
                 raise ValueError(f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the first "
@@ -152,12 +153,14 @@ def _frame(path, encoding):
     frame = pd.DataFrame({name: [cells.get(name, "").strip() for _, cells in rows] for name in names}, dtype=object)
     return frame.assign(line=[line for line, _ in rows])
 
+def _some(frame): return ", ".join(str(name)[:40] for name in frame.columns[:-1][:20])
+
 def _renamed(frame, columns, path):
     "The columns under the names that this page gives them."
     for ours, theirs in (columns or {}).items():
         if theirs not in frame or (ours != theirs and ours in frame):
             raise ValueError(f"{path}: column {theirs!r} cannot be read as {ours!r}, expected a column of that name and none called "
-                             f"{ours!r}; it has {', '.join(map(str, frame.columns[:-1][:20]))}")
+                             f"{ours!r}; it has {_some(frame)}")
     return frame.rename(columns={theirs: ours for ours, theirs in (columns or {}).items()})
 
 # %% ../nbs/19_features.ipynb #f519d341
@@ -192,15 +195,14 @@ def _ordered(frame, path):
     "The rows by conversation and time, with positions 0, 1, ...; and a note where the file had them otherwise."
     order = "position" if "position" in frame else "start"
     read, expected = (_whole, "a whole number from 0 on") if order == "position" else (_seconds, "seconds from 0 on, or HH:MM:SS")
-    frame = frame.assign(at=_read(frame, path, order, read, expected))
-    seen = {}
-    for line, talk, at, cell in zip(frame.line, frame.conversation, frame["at"], frame[order]):
+    times, seen = pd.Series(_read(frame, path, order, read, expected)), {}
+    for line, talk, at, cell in zip(frame.line, frame.conversation, times, frame[order]):
         if (talk, at) in seen:
             raise ValueError(f"{path}, line {line}: {order} {cell} of conversation {talk[:80]!r} is taken by line {seen[talk, at]} "
                              "already, expected another one for each utterance")
         seen[talk, at] = line
-    late = frame.conversation[frame.groupby("conversation")["at"].diff() < 0].nunique()
-    frame = frame.sort_values(["conversation", "at"], ignore_index=True).drop(columns="at")
+    late = frame.conversation[times.groupby(frame.conversation).diff() < 0].nunique()
+    frame = frame.assign(position=times).sort_values(["conversation", "position"], ignore_index=True)
     notes = [f"{late} conversations stand in the table in another order than {order} says; {order} counts"] if late else []
     return frame.assign(position=frame.groupby("conversation").cumcount()), notes
 
@@ -236,7 +238,7 @@ def read_table(
     lacking = [c for c in ("conversation", "speaker") if c not in frame]
     if not {"position", "start"} & set(frame): lacking.append("position (or start)")
     if lacking:
-        raise ValueError(f"{path}: column {lacking[0]} is missing, expected it beside {', '.join(map(str, frame.columns[:-1][:20]))}; "
+        raise ValueError(f"{path}: column {lacking[0]} is missing, expected it beside {_some(frame)}; "
                          "where it has another name, say so with `columns`")
     for column in ("conversation", "speaker"): _read(frame, path, column, _name, f"a name of 1 to {_NAME} characters")
     frame, notes = _ordered(frame, path)
@@ -443,13 +445,15 @@ class Faces:
         *,
         frames: int = 8, # taken from a video or folder
         whole: bool = False, # whole pictures instead of faces
-        device: str = "cpu", # of the model
+        device: str | None = None, # such as "cpu"; the first GPU, or the CPU, if None
     ):
         library = _needed("transformers")
         self.name, self.version, self.frames, self.whole = _called(model), library.__version__, frames, whole
         self.prepare = _loaded(lambda: library.AutoImageProcessor.from_pretrained(str(model)), model, "image")
-        loaded = _loaded(lambda: library.AutoModel.from_pretrained(str(model)), model, "image")
-        self.model = getattr(loaded, "vision_model", loaded).eval().to(device)
+        loaded, about = _loaded(lambda: library.AutoModel.from_pretrained(str(model), output_loading_info=True), model, "image")
+        absent = [name for name in about["missing_keys"] if "pooler" not in name]
+        if absent: raise ValueError(f"the image model {self.name!r} has no {absent[0]}, expected a checkpoint with all weights")
+        self.model = getattr(loaded, "vision_model", loaded).eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.detector = None if whole else _detector()
         self.dims = len(self._vector([_needed("PIL.Image").new("RGB", (64, 64))]))
 
@@ -650,8 +654,8 @@ def _write(dataset, rows, about, report, out):
         except OSError:
             if old.exists(): os.rename(old, out)
             raise
-    finally:
-        for left in (made, old): shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    finally: shutil.rmtree(made, ignore_errors=True)
 
 # %% ../nbs/19_features.ipynb #709892e1
 def features(
