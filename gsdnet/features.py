@@ -60,7 +60,7 @@ def _inside(root, cell, where):
     leaves = cell.startswith(("/", "~")) or re.match(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://", cell)
     if leaves or "\\" in cell or ".." in cell.split("/"):
         raise ValueError(f"{where} is {cell[:80]!r}, expected a path below the table's folder, with / between its parts: "
-                         "copy or link the files next to the table")
+                         "copy the files next to the table")
     root, path = Path(os.path.realpath(root)), Path(os.path.realpath(root / cell))
     if not path.is_relative_to(root):
         raise ValueError(f"{where} is {cell[:80]!r}, a link that leaves the table's folder: copy the file into it")
@@ -628,15 +628,16 @@ _FILES = ("data.npz", "meta.json", "utterances.csv", "report.json")
 
 def _free(out, table, overwrite):
     "The folder to write, after checking that nothing of value would be lost."
-    out, there = Path(os.path.realpath(out)), os.path.realpath(table.path)
-    if Path(there).is_relative_to(out): raise ValueError(f"{out} holds the table that is read, expected another folder for the result")
-    if not os.path.lexists(out): return out
-    if not out.is_dir(): raise ValueError(f"{out} is a file, expected a folder that is new")
-    other = sorted(set(os.listdir(out)) - set(_FILES))
+    place = Path(os.path.realpath(out))
+    if Path(os.path.realpath(table.path)).is_relative_to(place):
+        raise ValueError(f"{out} holds the table that is read, expected another folder for the result")
+    if not os.path.lexists(place): return place
+    if not place.is_dir(): raise ValueError(f"{out} is a file, expected a folder that is new")
+    other = sorted(set(os.listdir(place)) - set(_FILES))
     if other: raise ValueError(f"{out} holds {other[0]!r}, which is no part of a data set, expected a folder that is new: choose another")
-    if os.listdir(out) and not overwrite:
+    if os.listdir(place) and not overwrite:
         raise ValueError(f"{out} has a data set already, expected a folder that is new: choose another, or overwrite")
-    return out
+    return place
 
 def _write(dataset, rows, about, report, out):
     "Write a data folder beside its place, then put it there."

@@ -115,21 +115,24 @@ def calls(tmp_path_factory, speak):
     return folder
 
 
-def test_speech_becomes_a_trained_model(calls, sentence_model, tmp_path, capsys):
+@pytest.mark.parametrize("text, dims", [("sentences", 24), ("own", 2)])
+def test_speech_becomes_a_trained_model(calls, text, dims, request, tmp_path, capsys):
     pytest.importorskip("opensmile", reason=EXTRA)
     data, run = tmp_path / "data", tmp_path / "run"
-    assert main(["features", str(calls), "--out", str(data), "--text", str(sentence_model), "--json"]) == 0
+    if text == "sentences": how = ["--text", str(request.getfixturevalue("sentence_model"))]
+    else: how = ["--text", "none", "--own", f"text={Length.__module__}:Length"]
+    assert main(["features", str(calls), "--out", str(data), *how, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     dataset, arrays = load_dataset(data), np.load(data / "data.npz")
-    assert dataset.dims == {"text": 24, "audio": 88} and len(dataset) == 5 and dataset.n_utterances == 20
+    assert dataset.dims == {"text": dims, "audio": 88} and len(dataset) == 5 and dataset.n_utterances == 20
     assert np.argwhere(arrays["audio_present"] == 0).tolist() == [[9]] and np.argwhere(arrays["text_present"] == 0).tolist() == [[14]]
     assert report["modalities"]["audio"]["first"] == [dict(line=11, conversation="call2", position=1, why="no such file")]
     assert report["modalities"]["text"]["why"] == {"empty transcript": 1} and report["dropped"] == 0
     assert dataset.label_names == ("angry", "happy", "sad") and all(dataset.subset(s) for s in ("train", "valid", "test"))
     meta = json.loads((data / "meta.json").read_text())
-    assert meta["features"]["text"]["model"] == "bert" and meta["features"]["audio"]["settings"]["sampling_rate"] == 16000
+    assert meta["features"]["text"].get("model") == ("bert" if text == "sentences" else None) and meta["features"]["audio"]["settings"]["sampling_rate"] == 16000
     assert str(calls) not in (data / "meta.json").read_text() + (data / "report.json").read_text()
-    assert main(["audit", str(data)]) == 0
+    assert main(["audit", str(data)]) == (1 if text == "own" else 0) # lengths repeat between splits, as sentences do not
     assert main(["train", str(data), "--run", str(run), "--training.epochs", "1", "--architecture.latent", "8"]) == 0
     assert main(["predict", str(run), str(data), "--out", str(tmp_path / "answers.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "answers.csv")) == 20
@@ -279,6 +282,11 @@ def test_other_separators_and_encodings(tmp_path, mark):
     assert read_table(tmp_path / "calls.csv").rows.conversation[0] == "call0"
 
 
+def test_a_text_model_that_is_not_there_is_refused():
+    pytest.importorskip("sentence_transformers", reason=EXTRA)
+    with pytest.raises(ValueError, match="text model './no/such/model' cannot be loaded"): SentenceText("./no/such/model")
+
+
 def test_labels_scores_and_splits(tmp_path):
     rows = utterances(6)
     rows[3]["label"] = ""
@@ -291,7 +299,7 @@ def test_labels_scores_and_splits(tmp_path):
     for r in rows: del r["label"]
     features(write(tmp_path / "b", rows), tmp_path / "y", {"text": Length()})
     data = load_dataset(tmp_path / "y")
-    assert data.task == "regression" and np.isnan(data.score[5]) and data.label_names == ("negative", "positive")
+    assert data.task == "regression" and data.score[5].isnan() and data.label_names == ("negative", "positive")
     assert data.y[[0, 5, 12]].tolist() == [0, -1, 1]
 
 
@@ -509,7 +517,7 @@ def damaged(draw):
     return raw[:draw(st.integers(0, len(raw)))] if draw(st.integers(0, 4)) == 0 else raw, name
 
 
-@settings(quick, max_examples=500)
+@settings(quick, max_examples=300)
 @given(damaged())
 def test_a_damaged_table_is_read_or_refused_and_never_crashes(tmp_path, case):
     raw, name = case
