@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -390,8 +391,13 @@ class Recogniser(nn.Module):
         if unknown := set(meta) - known:
             raise ValueError(f"got unknown settings {sorted(unknown)} in {folder / 'config.json'}, expected some of {sorted(known)}")
         model = cls(GSDConfig(**meta))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        try: model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{folder / 'model.safetensors'} holds no weights of this {cls.__name__} ({str(error).splitlines()[0]}), "
+                             "expected those that save_pretrained wrote together with config.json") from None
         for name, value in calibration.items(): setattr(model, name, float(value))
+        if not (0 < model.temperature < float("inf") and 0 <= model.residual < float("inf")):
+            raise ValueError(f"got {calibration} in {folder / 'config.json'}, expected a finite positive temperature and a finite residual of 0 or more")
         return model.eval()
 
 # %% ../nbs/10_model.ipynb #9f164468
