@@ -204,7 +204,7 @@ def data_for(model, data, kit=None, labelled=True):
     if not shared:
         raise ValueError(f"{dataset.name!r} has modalities {', '.join(dataset.modalities)}, expected some of the model's "
                          f"{', '.join(model.modalities)}")
-    labelled = labelled or model.config.task == dataset.task == "classification" and bool((dataset.y >= 0).any())
+    labelled = labelled or bool((dataset.y >= 0).any())
     if labelled and model.config.task == "classification" and tuple(dataset.label_names) != tuple(model.config.label_names):
         raise ValueError(f"{dataset.name!r} has classes {', '.join(dataset.label_names)}, expected the model's "
                          f"{', '.join(model.config.label_names)}")
