@@ -64,17 +64,8 @@ def read_models(text) -> dict:
 # %% ../nbs/29_cli.ipynb #bdbc3412
 def read_run(run):
     "A kept model of whatever class."
-    from gsdnet import baselines
-    from gsdnet.files import load_json
-    from gsdnet.model import Recogniser
-    path = Path(run) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, expected a folder that gsdnet train --run wrote")
-    classes = {c.__name__: c for c in vars(baselines).values() if isinstance(c, type) and issubclass(c, Recogniser)}
-    kind = load_json(path).get("class")
-    if kind not in classes:
-        raise ValueError(f"{path} is of class {kind!r}, expected one of {', '.join(classes)}: was it written by gsdnet train?")
-    return classes[kind].from_pretrained(run)
+    from gsdnet.sharing import from_pretrained
+    return from_pretrained(run)
 
 # %% ../nbs/29_cli.ipynb #36dd1283
 def benchmark(
@@ -197,35 +188,40 @@ def train(
     try:
         made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
                    kit=kit, config=config, run=run, resume=resume)
-        if PartialState().is_main_process: keep(made, run, facts)
+        if PartialState().is_main_process: keep(made, run, facts, None if data == "synthetic" else data)
         PartialState().wait_for_everyone()
     finally: PartialState().destroy_process_group()
     return 0
 
 # %% ../nbs/29_cli.ipynb #7e537f99
-def keep(made, run, facts):
-    "Write a trained model and its record, which comes last and says that the run is finished."
+def keep(made, run, facts, data=None):
+    "Write a trained model with its card and its record, which comes last and says that the run is finished."
     from gsdnet.benchmark import commit, versions
     from gsdnet.checkpoint import write_whole
-    made.save_pretrained(run)
-    h = made.history
-    record = dict(facts, commit=commit(), versions=versions(), history=h)
+    from gsdnet.sharing import save_pretrained
+    h, facts = made.history, facts | {"commit": commit()}
+    save_pretrained(made, run, data=data, facts=facts | {"epoch": h["epoch"], "epochs": h["epochs"]})
+    record = dict(facts, versions=versions(), history=h)
     write_whole(Path(run) / "run.json", dumps(record, indent=1, default=float) + "\n")
     print(f"{facts['model']}: epoch {h['epoch']} of {h['epochs']}, validation score {h['valid_score']:.4f}, kept in {run}")
 
 # %% ../nbs/29_cli.ipynb #3750df04
-def data_for(model, data, kit=None):
-    "A data set as a kept model reads it."
-    dataset = read_data(data, None if kit is None else list(kit.modalities), task=model.config.task)
+def data_for(model, data, kit=None, labelled=True):
+    "A data set as a kept model reads it; unlabelled utterances need neither its classes nor scores."
+    from gsdnet.sharing import check_features
+    dataset = read_data(data, None if kit is None else list(kit.modalities), task=model.config.task if labelled else None)
     if kit is not None: dataset = dataset.use(kit)
     shared = [m for m in model.modalities if m in dataset.modalities]
     if not shared:
         raise ValueError(f"{dataset.name!r} has modalities {', '.join(dataset.modalities)}, expected some of the model's "
                          f"{', '.join(model.modalities)}")
-    if model.config.task == "classification" and tuple(dataset.label_names) != tuple(model.config.label_names):
+    labelled = labelled or bool((dataset.y >= 0).any())
+    if labelled and model.config.task == "classification" and tuple(dataset.label_names) != tuple(model.config.label_names):
         raise ValueError(f"{dataset.name!r} has classes {', '.join(dataset.label_names)}, expected the model's "
                          f"{', '.join(model.config.label_names)}")
-    return dataset if kit is not None else dataset.with_modalities(shared)
+    if kit is None: dataset = dataset.with_modalities(shared)
+    check_features(model, dataset, None if data == "synthetic" else data)
+    return dataset
 
 # %% ../nbs/29_cli.ipynb #0d8dd72f
 def evaluate(
@@ -267,14 +263,15 @@ def evaluate(
 
 # %% ../nbs/29_cli.ipynb #ecbccb5c
 def predict(
-    run: str, data: str, out: str, *, masks: str | None = None, rate: float = 0., seed: int = 0, split: str | None = None,
+    run: str, data: str, *, out: str | None = None, masks: str | None = None, rate: float = 0., seed: int = 0, split: str | None = None,
+    n_samples: int | None = None, json: bool = False,
 ) -> int:
-    """Write a kept model's answers, a line per utterance.
+    """Answer with a kept model, a line per utterance: class, calibrated probabilities, doubt, what was recovered.
 
     Parameters
     ----------
     run
-        Folder of a kept model.
+        Folder of a kept model, or hf://OWNER/NAME of a shared one.
     data
         Folder with data.npz and meta.json, or the word synthetic.
     out
@@ -287,26 +284,25 @@ def predict(
         Seed of the kit's mask, and of the samples.
     split
         train, valid or test; all conversations if not given.
+    n_samples
+        Samples of what is missing; by default as many as the model's settings say.
+    json
+        Print one JSON list with an object per utterance.
     """
-    import pandas as pd
-
+    from gsdnet.answers import table
     from gsdnet.checkpoint import write_whole
+    if out is None and not json: raise ValueError("there is no place for the answers, expected --out FILE.csv, --json or both")
     model, kit = read_run(run), read_kit(masks)
     if kit is None and rate:
         raise ValueError(f"rate is {rate:g} without a mask kit, expected --masks FILE with it: nothing is hidden by chance here")
-    dataset = data_for(model, data, kit)
+    dataset = data_for(model, data, kit, labelled=False)
     talks = list(dataset) if split is None else dataset.subset(split)
     if not talks: raise ValueError(f"split {split!r} of {dataset.name!r} is empty, expected conversations: choose another")
-    found = model.predict(talks, None if kit is None else kit.observed(rate, seed), seed=seed)
-    where = {"conversation": [c.key for c in talks for _ in range(c.num_nodes)],
-             "position": [p for c in talks for p in c.position.tolist()], "row": found.rows}
-    if model.config.task == "regression": answer = {"score": found.score}
-    else:
-        labels = model.config.label_names
-        answer = {"label": [labels[i] for i in found.label], **{f"p_{name}": p for name, p in zip(labels, found.probabilities.T)}}
-    lines = pd.DataFrame({**where, **answer, "uncertainty": found.uncertainty})
-    write_whole(out, lines.to_csv(index=False, float_format="%.6f"))
-    print(f"{len(lines)} utterances of {len(talks)} conversations: {out}")
+    options = {} if n_samples is None else {"n_samples": n_samples}
+    lines = table(model, talks, model.predict(talks, None if kit is None else kit.observed(rate, seed), seed=seed, **options))
+    if out is not None: write_whole(out, lines.to_csv(index=False, float_format="%.6f"))
+    if json: print(lines.to_json(orient="records", indent=1, double_precision=6))
+    else: print(f"{len(lines)} utterances of {len(talks)} conversations: {out}")
     return 0
 
 # %% ../nbs/29_cli.ipynb #a50c03ef

@@ -139,12 +139,16 @@ class GSDConfig:
 @dataclass
 class Prediction:
     "Answers for utterances, in the order of the conversations and of their utterances."
-    probabilities: np.ndarray | None # `[n, C]` class probabilities; None for a regression
+    probabilities: np.ndarray | None # `[n, C]` class probabilities, calibrated where there was a validation split; None for a regression
     label: np.ndarray # `[n]` most probable class; for a regression 1 where the score is positive, else 0
     score: np.ndarray | None # `[n]` score in the units of the data; None for a classification
-    uncertainty: np.ndarray # `[n]` entropy of the class probabilities in nats, or standard deviation of the score over samples
+    uncertainty: np.ndarray # `[n]` entropy of the class probabilities in nats, or standard deviation of the score
+    within: np.ndarray # `[n]` inside samples: their mean entropy before calibration, or the deviation that no sample explains
+    between: np.ndarray # `[n]` between samples: mutual information before calibration, or the deviation of their scores
+    recovered: np.ndarray # bool `[n, M]` which of `modalities` were hidden and recovered; none by a model that recovers nothing
     rows: np.ndarray # `[n]` row of the utterance in the data set
     seconds: float # wall-clock time
+    modalities: tuple[str, ...] # names of the columns of `recovered`
 
 # %% ../nbs/10_model.ipynb #87216d5f
 def keyed_generators(
@@ -157,6 +161,7 @@ def keyed_generators(
 
 # %% ../nbs/10_model.ipynb #e4d856e7
 BUDGET = 2048 # rows (padded utterances x samples) that predictions keep at work
+CALIBRATION = ("temperature", "residual") # what a trained model was calibrated with, in config.json beside its settings
 
 # %% ../nbs/10_model.ipynb #5869e4b3
 def plausible(
@@ -202,6 +207,7 @@ class Recogniser(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.temperature, self.residual = 1.0, 0.0 # of class probabilities; deviation of scores in the units of the data
         for name, d in config.dims.items():
             self.register_buffer(f"mean_{name}", torch.zeros(d))
             self.register_buffer(f"std_{name}", torch.ones(d))
@@ -353,6 +359,11 @@ class Recogniser(nn.Module):
         "Rows that an utterance with holes takes: one for each sample."
         return 1
 
+    @property
+    def recovers(self) -> bool:
+        "Whether what is missing is recovered, and not only left out."
+        return hasattr(self, "recover") and self.config.recover
+
     @torch.no_grad()
     def predict(self,
         conversations: Sequence[Conversation], # to answer, of any length
@@ -370,32 +381,39 @@ class Recogniser(nn.Module):
         for places, batch in self.batches(conversations, observed, batch_size=batch_size):
             out = self.outputs(batch, seed=seed, **options).double().cpu()
             for b, (place, p) in enumerate(places):
-                parts.append((place, p.first, self.answer(out[:, b, p.first - p.start:p.last - p.start])))
+                kept = slice(p.first - p.start, p.last - p.start)
+                hidden = ~batch.observed[b, kept] & self.recovers
+                parts.append((place, p.first, (*self.answer(out[:, b, kept]), hidden.cpu().numpy())))
         seconds = time.perf_counter() - begin
         self.train(training)
         rows = np.concatenate([np.asarray(c.rows) for c in conversations])
         answers = [answer for _, _, answer in sorted(parts, key=lambda part: part[:2])]
         columns = [None if column[0] is None else np.concatenate(column) for column in zip(*answers)]
-        return Prediction(*columns, rows=rows, seconds=seconds)
+        return Prediction(*columns, rows=rows, seconds=seconds, modalities=self.modalities)
 
     def answer(self,
         out: Tensor, # `[S, n, C]` outputs of one conversation
-    ) -> tuple: # probabilities, label, score, uncertainty, as arrays
-        "Average samples and say how sure the answer is."
+    ) -> tuple: # probabilities, label, score, uncertainty, within, between, as arrays
+        "Average samples and say how sure the answer is; calibration changes no label."
         if self.config.task == "classification":
-            p = out.softmax(-1).mean(0)
-            entropy = torch.special.entr(p).sum(-1)
-            return p.numpy(), p.argmax(-1).numpy(), None, entropy.numpy()
+            each = out.softmax(-1)
+            p = each.mean(0)
+            total, within = (torch.special.entr(a).sum(-1) for a in (p, each))
+            calibrated = p if self.temperature == 1 else (p.clamp(min=1e-12).log() / self.temperature).softmax(-1)
+            parts = torch.special.entr(calibrated).sum(-1), within.mean(0), (total - within.mean(0)).clamp(min=0)
+            return calibrated.numpy(), p.argmax(-1).numpy(), None, *(a.numpy() for a in parts)
         mean, std = self.score_scale.double().cpu()
         score = mean + std * out[..., 0]
-        centre = score.mean(0)
-        return None, (centre > 0).long().numpy(), centre.numpy(), score.std(0, correction=0).numpy()
+        centre, between = score.mean(0), score.std(0, correction=0)
+        within = torch.full_like(between, self.residual)
+        return None, (centre > 0).long().numpy(), *(a.numpy() for a in (centre, torch.hypot(within, between), within, between))
 
     def save_pretrained(self,
         folder, # made if absent
     ) -> None:
         "Write `model.safetensors` and `config.json`, each of them whole or not at all."
         folder, meta = Path(folder), {"class": type(self).__name__, **asdict(self.config)}
+        meta |= {name: getattr(self, name) for name in CALIBRATION}
         write_whole(folder / "model.safetensors", save({k: v.contiguous().cpu() for k, v in self.state_dict().items()}))
         write_whole(folder / "config.json", json.dumps(meta, indent=2) + "\n")
 
@@ -411,10 +429,14 @@ class Recogniser(nn.Module):
         meta = load_json(folder / "config.json")
         if meta.pop("class", None) != cls.__name__:
             raise ValueError(f"got a model of another class than {cls.__name__} in {folder}; load it with that class")
-        known = {f.name for f in fields(GSDConfig)}
+        known, calibration = {f.name for f in fields(GSDConfig)}, {name: meta.pop(name) for name in CALIBRATION if name in meta}
         if unknown := set(meta) - known:
             raise ValueError(f"got unknown settings {sorted(unknown)} in {folder / 'config.json'}, expected some of {sorted(known)}")
-        return built(cls, meta, read_tensors((folder / "model.safetensors").read_bytes(), folder / "model.safetensors"), folder / "config.json").eval()
+        model = built(cls, meta, read_tensors((folder / "model.safetensors").read_bytes(), folder / "model.safetensors"), folder / "config.json")
+        for name, value in calibration.items(): setattr(model, name, float(value))
+        if not (0 < model.temperature < float("inf") and 0 <= model.residual < float("inf")):
+            raise ValueError(f"got {calibration} in {folder / 'config.json'}, expected a finite positive temperature and a finite residual of 0 or more")
+        return model.eval()
 
 # %% ../nbs/10_model.ipynb #9f164468
 class Encoder(nn.Module):

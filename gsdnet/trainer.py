@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'length_batches', 'learning_rate', 'average_weights', 'random_masks', 'validation_masks',
-           'validation_score', 'loss_counts', 'SharedNoise', 'first_rows', 'make_accelerator', 'from_main',
-           'own_randomness', 'determinism', 'Interrupted', 'Record', 'differences', 'Trainer', 'fit']
+           'validation_score', 'fit_temperature', 'fit_residual', 'calibrate', 'loss_counts', 'SharedNoise',
+           'first_rows', 'make_accelerator', 'from_main', 'own_randomness', 'determinism', 'Interrupted', 'Record',
+           'differences', 'Trainer', 'fit']
 
 # %% ../nbs/11_trainer.ipynb #2ea9d923
 import copy
@@ -30,6 +31,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import AutocastKwargs, broadcast
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -190,6 +193,50 @@ def validation_score(
             known = np.isfinite(y)
             scores.append(-np.abs(out.score - y)[known].mean())
     return float(np.mean(scores))
+
+# %% ../nbs/11_trainer.ipynb #ff591bc7
+def fit_temperature(
+    probabilities: np.ndarray, # `[n, C]` of classes, not yet calibrated
+    label: np.ndarray, # `[n]` true class, -1 where unlabelled
+) -> float: # T within [0.05, 20]; 1 where nothing is labelled
+    "The temperature under which the labels are most likely."
+    kept = label >= 0
+    if not kept.any(): return 1.0
+    logs, column = np.log(probabilities[kept].clip(1e-12)), label[kept][:, None]
+
+    def loss(log_t):
+        z = logs * np.exp(-log_t)
+        return (logsumexp(z, 1, keepdims=True) - np.take_along_axis(z, column, 1)).mean()
+    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded", options={"xatol": 1e-6}).x))
+
+# %% ../nbs/11_trainer.ipynb #3d93855b
+def fit_residual(
+    error: np.ndarray, # `[n]` errors of scores, NaN where unlabelled
+    between: np.ndarray, # `[n]` deviation over samples
+) -> float: # standard deviation, in the units of the errors
+    "The deviation that, added to that of the samples, makes Gaussian errors most likely."
+    square, between = error[np.isfinite(error)] ** 2, between[np.isfinite(error)]
+    if not square.any(): return 0.0
+
+    def loss(log_s):
+        variance = np.exp(2 * log_s) + between ** 2
+        return (np.log(variance) + square / variance).mean()
+    top = np.log(square.mean()) / 2
+    return float(np.exp(minimize_scalar(loss, bounds=(top - 7, top + 0.1), method="bounded", options={"xatol": 1e-6}).x))
+
+# %% ../nbs/11_trainer.ipynb #6ca3e8ea
+def calibrate(
+    model: Recogniser, # with its final weights; its temperature or residual is set
+    conversations: Sequence[Conversation], # of the validation split
+    masks: Sequence[np.ndarray], # bool `[N, M]` by row of the data set
+    seed: int = 0, # of the sampling noise
+) -> None:
+    "Fit the one number that calibrates a model."
+    model.temperature, model.residual = 1.0, 0.0
+    found, by_class = [model.predict(conversations, mask, seed=seed) for mask in masks], model.config.task == "classification"
+    truth = np.concatenate([(c.y if by_class else c.score).numpy() for c in conversations] * len(found))
+    if by_class: model.temperature = fit_temperature(np.concatenate([out.probabilities for out in found]), truth)
+    else: model.residual = fit_residual(np.concatenate([out.score for out in found]) - truth, np.concatenate([out.between for out in found]))
 
 # %% ../nbs/11_trainer.ipynb #bb3d5bd5
 def loss_counts(
@@ -753,4 +800,5 @@ def fit(
         if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)
         made = trainer.fit(progress, description=f"{type(net).__name__} seed {seed}", resume=resume)
         made.measure(dataset.valid or dataset.train, masks or random_masks(dataset, missing_rate, seed, "train"))
+        if masks: calibrate(made, dataset.valid, masks, seed)
         return made
