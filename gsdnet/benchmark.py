@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'Benchmark', 'with_validation', 'fingerprint', 'View', 'Training', 'plan', 'train', 'results', 'run',
-           'table', 'plot_rates', 'holm', 'paired_difference', 'compare']
+           'table', 'plot_rates', 'holm', 'paired_difference', 'paired', 'compare', 'fair_table']
 
 # %% ../nbs/15_benchmark.ipynb #2c5ad960
 import hashlib
@@ -592,19 +592,45 @@ def paired_difference(
     *,
     resamples: int=9999, # sign patterns and bootstrap draws at most; all patterns are tried where there are fewer
     seed: int=0, # of both
-) -> dict: # difference (mean), low, high (95 % bootstrap interval), p (two-sided, paired permutation), pairs
+) -> dict: # difference (mean), std, low, high (95 % bootstrap interval), p (two-sided, paired permutation), pairs
     "Mean of paired differences with its interval and p-value; NaN where one pair leaves them open."
     delta = np.asarray(delta, dtype=float)
-    answer = dict(difference=delta.mean(), low=np.nan, high=np.nan, p=np.nan, pairs=len(delta))
+    answer = dict(difference=delta.mean(), std=np.nan, low=np.nan, high=np.nan, p=np.nan, pairs=len(delta))
     if len(delta) < 2: return answer
     rng = np.random.default_rng(seed)
-    means = rng.choice(delta, (resamples, len(delta))).mean(1)
-    answer["low"], answer["high"] = np.quantile(means, [.025, .975])
+    interval = stats.bootstrap((delta,), np.mean, method="percentile", n_resamples=resamples, rng=rng).confidence_interval
     test = stats.permutation_test((delta,), lambda x, axis: x.mean(axis), permutation_type="samples", vectorized=True,
                                   n_resamples=resamples, rng=rng)
-    return dict(answer, p=float(test.pvalue))
+    return dict(answer, std=delta.std(ddof=1), low=float(interval.low), high=float(interval.high), p=float(test.pvalue))
 
-# %% ../nbs/15_benchmark.ipynb #f4f28256
+# %% ../nbs/15_benchmark.ipynb #9d08d73f
+def paired(
+    results: pd.DataFrame, # rows as `run` returns them
+    a: str, # the model to compare with
+    b: str, # the model compared
+    *,
+    metric: str="weighted_f1", # the column to compare
+) -> pd.Series: # b less a, by dataset, protocol, fold, seed and rate
+    "Differences of two models that were trained on the same data and judged under the same masks."
+    _single(results)
+    key = ["dataset", "protocol", "fold", "seed", "rate"]
+    mine, theirs = (results[results["model"] == name].set_index(key).sort_index() for name in (a, b))
+    absent = [name for name, rows in [(a, mine), (b, theirs)] if rows.empty]
+    if absent:
+        raise ValueError(f"results have no rows of {', '.join(absent)}, expected rows of both models: run the benchmark with both.")
+    delta = theirs[metric] - mine[metric]
+    if delta.isna().any():
+        raise ValueError(f"{a!r} and {b!r} were not run with the same data sets, folds, seeds and rates ({mine[metric].count()} and "
+                         f"{theirs[metric].count()} rows, {delta.count()} in common), expected a row of each: let the benchmark finish, or "
+                         "select the rows that both have.")
+    for what in ["data_hash", "test_mask" if "test_mask" in results and results["test_mask"].notna().all() else "mask_hash"]:
+        other = (mine[what] != theirs[what])
+        if other.any():
+            raise ValueError(f"{a!r} and {b!r} differ in {what} in {other.sum()} of {len(other)} pairs (first: {other.idxmax()}), expected the same: "
+                             "they were not shown the same entries; run both with one kit or one grid.")
+    return delta
+
+# %% ../nbs/15_benchmark.ipynb #7d7f801a
 def compare(
     results: pd.DataFrame, # rows as `run` returns them
     a: str, # the model to compare with
@@ -612,29 +638,54 @@ def compare(
     *,
     metric: str="weighted_f1", # the column to compare
     correct: bool=True, # Holm's correction over a data set's rates, in column p_holm
-) -> pd.DataFrame: # dataset, rate, difference, low, high, p, pairs (and p_holm); rate "all" averages pairs over rates first
+) -> pd.DataFrame: # dataset, rate, difference, std, low, high, p, pairs (and p_holm); rate "all" averages pairs over rates first
     "Paired comparison of two models, trained on the same folds with the same seeds, at each rate and over all of them."
-    _single(results)
     found = []
-    for (dataset, protocol), part in results.groupby(["dataset", "protocol"], sort=False):
-        wide = part[part["model"].isin([a, b])].pivot(index=["fold", "seed"], columns=["model", "rate"], values=metric)
-        _paired(wide, a, b, dataset)
-        delta = wide[b] - wide[a]
+    for (dataset, protocol), delta in paired(results, a, b, metric=metric).groupby(["dataset", "protocol"], sort=False):
+        delta = delta.unstack("rate")
         rows = [dict(dataset=dataset, protocol=protocol, rate=r, **paired_difference(delta[r])) for r in delta.columns]
         if correct:
             for row, p in zip(rows, holm([row["p"] for row in rows])): row["p_holm"] = p
         found += [*rows, dict(dataset=dataset, protocol=protocol, rate="all", **paired_difference(delta.mean(axis=1)))]
     return pd.DataFrame(found)
 
-# %% ../nbs/15_benchmark.ipynb #9d08d73f
-def _paired(wide, a, b, dataset):
-    "Refuse models that are not there, or that were not run with the same folds, seeds and rates."
-    models = set(wide.columns.get_level_values("model"))
-    if not {a, b} <= models:
-        raise ValueError(f"results of {dataset!r} have no rows of {', '.join(sorted({a, b} - models))}, expected rows of both "
-                         "models: run the benchmark with both.")
-    mine, theirs = wide[a].notna(), wide[b].notna()
-    if not mine.columns.equals(theirs.columns) or not mine.equals(theirs) or not mine.all(axis=None):
-        raise ValueError(f"{a!r} and {b!r} on {dataset!r} were not run with the same folds, seeds and rates "
-                         f"({int(mine.sum().sum())} and {int(theirs.sum().sum())} rows), expected a row of each: let the "
-                         "benchmark finish, or select the rows that both have.")
+# %% ../nbs/15_benchmark.ipynb #6d8e3e19
+def fair_table(
+    results, # rows as `run` returns them, or several such tables
+    model: str, # the model compared: a positive difference means that its figure is larger
+    against=None, # names of the yardsticks; all other models if left out
+    *,
+    metric: str="weighted_f1", # the column to compare; in points where it is a share
+    tie: float=.1, # largest difference that counts as none, in the unit of the difference
+) -> pd.DataFrame: # a row per data set, training regime, yardstick and protocol
+    "Paired comparisons of a model with each yardstick under each protocol, corrected within each data set and training regime."
+    rows = results if isinstance(results, pd.DataFrame) else pd.concat(list(results), ignore_index=True)
+    regime, tables = rows["protocol"].str.partition("/")[2], []
+    for (dataset, trained), part in rows.groupby([rows["dataset"], regime], sort=False):
+        found = []
+        for yardstick in [m for m in (against or part["model"].unique()) if m != model]:
+            both = part[part["model"].isin([model, yardstick])]
+            delta = paired(both, yardstick, model, metric=metric) * _unit(metric)
+            groups = list(delta.groupby("protocol", sort=False))
+            if len(groups) > 1: groups.append(("all", delta))
+            found += [dict(dataset=dataset, trained=trained, against=yardstick, protocol=name.split("/")[0], **_summary(d, metric, tie))
+                      for name, d in groups]
+        for row, p in zip(found, holm([row["p"] for row in found])): row["p_holm"] = p
+        tables += found
+    return pd.DataFrame(tables)
+
+# %% ../nbs/15_benchmark.ipynb #87707ab5
+LOWER_IS_BETTER = ("mae", "recovery_mse")
+
+def _unit(metric) -> float:
+    "What turns a metric into what tables show: points for a share."
+    return 100. if metric in ("accuracy", "weighted_f1") else 1.
+
+def _summary(delta, metric, tie) -> dict:
+    "The figures of one row of a fair table, from differences by protocol, fold, seed and rate."
+    units = delta.groupby(["fold", "seed", "protocol"]).mean().groupby(["fold", "seed"]).mean()
+    better = -delta if metric in LOWER_IS_BETTER else delta
+    folds = better.groupby("fold").mean()
+    rates = sorted(set(delta.index.get_level_values("rate")))
+    return dict(rates=", ".join(f"{r:g}" for r in rates), **paired_difference(units), wins=int((better > tie).sum()),
+                ties=int((abs(better) <= tie).sum()), losses=int((better < -tie).sum()), folds_ahead=f"{int((folds > 0).sum())}/{len(folds)}")
