@@ -113,7 +113,8 @@ def main() -> int:
     names = chosen.only.split(",") if chosen.only else [e.name for e in EXPERIMENTS]
     unknown = set(names) - {e.name for e in EXPERIMENTS}
     if unknown: parser.error(f"there is no experiment {', '.join(sorted(unknown))}, expected some of {', '.join(e.name for e in EXPERIMENTS)}")
-    todo = [replace(e, **(QUICK if chosen.quick else {}), **({"models": chosen.models} if chosen.models else {})) for e in EXPERIMENTS if e.name in names]
+    changes = (QUICK if chosen.quick else {}) | ({"models": chosen.models} if chosen.models else {})
+    todo = [replace(e, **changes) for e in EXPERIMENTS if e.name in names]
     if chosen.list:
         for experiment in todo: print(f"{experiment.name:24s} {experiment.command}")
         return 0
