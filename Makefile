@@ -3,6 +3,8 @@
 # make docs       the site, from the notebooks' saved outputs -> _docs/
 # make notebooks  execute all notebooks in place, so that pages and README show fresh outputs
 # make bench      speed and memory against yardsticks, a quick profile -> runs/bench/; FULL=1: everything -> results/; DATA=folder
+# make results    the experiments behind the result page -> results/*.csv: hours, goes on where it was stopped; DATA=folder of data sets, JOBS=2, ONLY=names
+# make results-quick  the same way with a tenth of the epochs, one seed and three models -> runs/quick/results/
 # Each sets up .venv first. PYTHON=python3.12 make ... picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +14,7 @@ KATEX := node_modules/katex/dist
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
-.PHONY: run bench test docs notebooks readme clean
+.PHONY: run bench results results-quick test docs notebooks readme clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -43,6 +45,14 @@ bench: .venv/.run
 	$(BENCH)/growth.py $(HOW)
 	$(BENCH)/long.py $(HOW)
 	$(BENCH)/stability.py $(HOW)
+
+JOBS ?= 1
+WHICH = $(BENCH)/results.py --jobs $(JOBS) $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+results: .venv/.run
+	$(WHICH)
+
+results-quick: .venv/.run
+	$(WHICH) --quick --out runs/quick/results --runs runs/quick/runs
 
 # formulas that need no network, where npm is at hand; elsewhere the pages load KaTeX from its CDN
 $(KATEX):

@@ -61,6 +61,37 @@ def read_models(text) -> dict:
         raise ValueError(f"there is no model {', '.join(unknown)}, expected some of {', '.join(MODELS)}")
     return {name: MODELS[name] for name in names(text)}
 
+# %% ../nbs/29_cli.ipynb #205cf60e
+def read_protocols(text, modalities, kit=None) -> tuple | None:
+    "The protocols named: random, burst[:LENGTH], speaker, fixed[:NAME+NAME], uneven:RATE/RATE and kit; None stays None."
+    if text is None: return None
+    found = []
+    for word in names(text):
+        try: made = protocols_of(word, modalities, kit)
+        except ValueError as error: raise ValueError(f"protocol {word!r}: {error}") from None
+        if not made:
+            raise ValueError(f"there is no protocol {word!r}, expected random, burst or burst:LENGTH, speaker, fixed or fixed:NAME+NAME, "
+                             "uneven:RATE/RATE (one per modality), or kit (with --masks)")
+        found += made
+    return tuple(found)
+
+# %% ../nbs/29_cli.ipynb #e954c911
+def protocols_of(word, modalities, kit) -> list:
+    "What one word stands for: several protocols for the bare word fixed, none where the word is unknown."
+    from functools import partial
+    from itertools import combinations
+
+    from gsdnet.missing import BurstMissing, FixedMissing, PerModalityMissing, RandomMissing, SpeakerMissing
+    kind, _, what = word.partition(":")
+    if word == "random": return [RandomMissing]
+    if word == "speaker": return [SpeakerMissing()]
+    if word == "kit" and kit is not None: return [kit]
+    if kind == "burst": return [partial(BurstMissing, length=int(what or 5))]
+    if kind == "uneven" and what: return [PerModalityMissing(tuple(float(x) for x in what.split("/")))]
+    if kind != "fixed": return []
+    subsets = [what.split("+")] if what else [c for n in range(1, len(modalities)) for c in combinations(modalities, n)]
+    return [FixedMissing(tuple(subset), tuple(modalities)) for subset in subsets]
+
 # %% ../nbs/29_cli.ipynb #bdbc3412
 def read_run(run):
     "A kept model of whatever class."
@@ -70,9 +101,9 @@ def read_run(run):
 # %% ../nbs/29_cli.ipynb #36dd1283
 def benchmark(
     data: list[str], out: str, *, masks: str | None = None, modalities: str | None = None,
-    models: str = "gsdnet,zero_fill,bigru", rates: str | None = None, seeds: int = 3, folds: int | None = None,
-    epochs: int | None = None, missing_rate: str = "mixed", task: str | None = None, jobs: int = 1,
-    cluster: str | None = None,
+    models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int = 3,
+    folds: int | None = None, validation: str = "group", never_recorded: float = 0., epochs: int | None = None,
+    missing_rate: str = "mixed", task: str | None = None, jobs: int = 1, cluster: str | None = None,
 ) -> int:
     """Train models side by side and write one table; a run that was stopped goes on with what is missing.
 
@@ -83,17 +114,24 @@ def benchmark(
     out
         Folder for results.csv, missing_rate.png, records/ and masks.npz.
     masks
-        Mask kit (.npz) with split and masks; drawn and saved if not given.
+        Mask kit (.npz) with split and masks; masks are drawn and saved if not given.
     modalities
         Names, comma-separated; by default the kit's or the data set's.
     models
         Names, comma-separated.
+    protocols
+        What hides, comma-separated: random, burst:LENGTH, speaker, fixed:NAME+NAME (fixed: each set), uneven:RATE/RATE, kit. Each training is
+        judged under all of them, its epoch chosen under the first. By default kit where there are --masks, else random.
     rates
         Missing rates, comma-separated; by default the kit's, or those of 0,0.3,0.5 that the data can reach.
     seeds
         Number of seeds.
     folds
         Cross-validation: leave one group out where there are as many groups, else whole dialogues.
+    validation
+        Of folds: group, the next fold whole; dialogue, whole dialogues of the other folds.
+    never_recorded
+        Share of the training and validation entries that are removed for good.
     epochs
         Epochs of each training.
     missing_rate
@@ -111,7 +149,10 @@ def benchmark(
     wanted = names(modalities) or (list(kit.modalities) if kit else None)
     datasets = tuple(read_data(d, wanted, task) for d in data)
     config = TrainConfig() if epochs is None else TrainConfig(epochs=epochs)
+    of = {d.modalities if kit is None else kit.modalities for d in datasets}
+    if protocols and len(of) > 1: raise ValueError(f"the data sets have different modalities ({of}), expected the same ones for --protocols: add --modalities")
     grid = Benchmark(datasets, read_models(models), Path(out), rates=numbers(rates), seeds=seeds, folds=folds, kit=kit,
+                     protocols=read_protocols(protocols, of.pop(), kit), never_recorded=never_recorded, validation=validation,
                      missing_rate=missing_rate, config=config, jobs=jobs, cluster=cluster)
     frame = run(grid)
     if len(frame):
@@ -127,6 +168,7 @@ def picture(frame, path):
 
     from gsdnet.benchmark import plot_rates
     parts = list(frame.groupby(["dataset", "protocol"], sort=False))
+    parts = [part for part in parts if part[1]["rate"].nunique() > 1] or parts  # a point is no curve
     figure = Figure(figsize=(5.2 * len(parts), 3.4), layout="constrained")
     for ax, (_, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts): plot_rates(part, ax)
     figure.savefig(path, dpi=150)

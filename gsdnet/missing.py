@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['realised_rate', 'reachable_rate', 'Protocol', 'draw_mask', 'hide_within', 'RandomMissing', 'MixedMissing',
-           'FixedMissing', 'BurstMissing', 'PerModalityMissing', 'plot_masks', 'MaskKit', 'whole_dialogues']
+           'FixedMissing', 'SpeakerMissing', 'BurstMissing', 'PerModalityMissing', 'plot_masks', 'MaskKit',
+           'whole_dialogues']
 
 # %% ../nbs/05_missing.ipynb #2843d0a6
 import hashlib
@@ -69,14 +70,24 @@ class Protocol:
         available: Tensor, # `[N, M]` bool, what was ever recorded; the rows of a dialogue in the order of speech
         dialogue: Tensor, # `[N]` int, which dialogue an utterance belongs to
         generator: torch.Generator, # the only source of randomness
+        speaker: Tensor | None = None, # `[N]` int, who speaks; read by protocols that go by speaker alone
     ) -> Tensor: # `[N, M]` bool, observed
         "What may be seen."
         raise NotImplementedError
+
+    def nominal(self,
+        available: Tensor, # `[N, M]` bool, what was ever recorded
+        dialogue: Tensor, # `[N]` int
+        speaker: Tensor | None = None, # `[N]` int
+    ) -> float: # within [0, 1)
+        "The rate that tables list the protocol under: its own, where it has one."
+        return float(self.rate)
 
 def draw_mask(
     available: Tensor, # `[N, M]` bool, what was ever recorded
     protocol: Protocol, # the law of missingness
     dialogue: Tensor | None = None, # `[N]` int; one dialogue if left out
+    speaker: Tensor | None = None, # `[N]` int, for protocols that go by speaker
     *,
     seed: int, # the same seed gives the same mask
 ) -> Tensor: # `[N, M]` bool, observed
@@ -86,7 +97,7 @@ def draw_mask(
     if dialogue.shape != available.shape[:1]:
         raise ValueError(f"dialogue has shape {list(dialogue.shape)}, expected [{len(available)}]: one "
                          "dialogue per utterance")
-    return protocol.draw(available, dialogue, torch.Generator().manual_seed(seed))
+    return protocol.draw(available, dialogue, torch.Generator().manual_seed(seed), speaker)
 
 # %% ../nbs/05_missing.ipynb #8d26e05a
 def _uniform(shape, generator):
@@ -117,7 +128,7 @@ class RandomMissing(Protocol):
     "Entries hidden at random, to an exact rate."
     rate: float # nominal missing rate
 
-    def draw(self, available, dialogue, generator):
+    def draw(self, available, dialogue, generator, speaker=None):
         hide = round(reachable_rate(self.rate, available) * int(available.sum()))
         one_group = torch.zeros(len(available), dtype=torch.int64)
         return hide_within(available, one_group, torch.tensor([hide]), generator)
@@ -130,7 +141,7 @@ class MixedMissing(Protocol):
     @property
     def rate(self): return None  # there is no single one
 
-    def draw(self, available, dialogue, generator):
+    def draw(self, available, dialogue, generator, speaker=None):
         group = torch.unique(dialogue, return_inverse=True)[1]
         entries = torch.bincount(group, weights=available.sum(1).double())
         most = (entries - torch.bincount(group, weights=available.any(1).double())) / entries.clamp(min=1)
@@ -140,6 +151,14 @@ class MixedMissing(Protocol):
         return hide_within(available, group, count, generator)
 
 # %% ../nbs/05_missing.ipynb #8abc07e8
+def _hide(available, hidden):
+    "What is left when the hidden entries go; an utterance left with nothing keeps its first recorded modality."
+    observed = available & ~hidden
+    bare = available.any(1) & ~observed.any(1)
+    observed[bare, available[bare].int().argmax(1)] = True
+    return observed
+
+# %% ../nbs/05_missing.ipynb #2d0ca5a8
 @dataclass(frozen=True)
 class FixedMissing(Protocol):
     "The named modalities are hidden throughout."
@@ -160,14 +179,42 @@ class FixedMissing(Protocol):
     @property
     def rate(self): return len(set(self.missing)) / len(self.modalities)
 
-    def draw(self, available, dialogue, generator):
+    def draw(self, available, dialogue, generator, speaker=None):
         if available.shape[1] != len(self.modalities):
             raise ValueError(f"available has {available.shape[1]} columns, expected {len(self.modalities)}: "
                              f"{tuple(self.modalities)}")
-        observed = available & ~torch.tensor([m in self.missing for m in self.modalities])
-        bare = available.any(1) & ~observed.any(1)
-        observed[bare, available[bare].int().argmax(1)] = True
-        return observed
+        return _hide(available, torch.tensor([m in self.missing for m in self.modalities]).expand_as(available))
+
+# %% ../nbs/05_missing.ipynb #0101ec76
+@dataclass(frozen=True)
+class SpeakerMissing(Protocol):
+    "One speaker of each dialogue lacks one modality throughout; which speaker and which modality is drawn for each dialogue."
+    @property
+    def rate(self): return None  # follows from who speaks how much: see `nominal`
+
+    def draw(self, available, dialogue, generator, speaker=None):
+        talk, who, talk_of = _turns_of(dialogue, speaker)
+        score = _uniform(len(talk_of), generator)
+        highest = torch.zeros(len(talk_of.unique()), dtype=score.dtype).scatter_reduce(0, talk_of, score, "amax")
+        drawn = score == highest[talk_of]  # one speaker of each dialogue
+        column = (_uniform(len(highest), generator) * available.shape[1]).long()
+        return _hide(available, drawn[who][:, None] & (column[talk][:, None] == torch.arange(available.shape[1])))
+
+    def nominal(self, available, dialogue, speaker=None):
+        talk, who, talk_of = _turns_of(dialogue, speaker)
+        can_go = (available & (available.sum(1, keepdim=True) > 1)).sum(1).double()
+        speakers = torch.bincount(talk_of)
+        return float((can_go / (speakers[talk] * available.shape[1])).sum() / max(int(available.sum()), 1))
+
+# %% ../nbs/05_missing.ipynb #9d476ff4
+def _turns_of(dialogue, speaker):
+    "Number of the dialogue and of the (dialogue, speaker) pair of each utterance, and the dialogue of each pair."
+    if speaker is None or torch.as_tensor(speaker).shape != torch.as_tensor(dialogue).shape:
+        got = "none" if speaker is None else f"shape {list(torch.as_tensor(speaker).shape)}"
+        raise ValueError(f"speaker is {got}, expected [{len(dialogue)}]: this protocol needs to know who speaks each utterance")
+    talk, voice = (torch.unique(torch.as_tensor(x), return_inverse=True)[1] for x in (dialogue, speaker))
+    pairs, who = torch.unique(torch.stack([talk, voice], 1), dim=0, return_inverse=True)
+    return talk, who, pairs[:, 0]
 
 # %% ../nbs/05_missing.ipynb #654d10db
 @dataclass(frozen=True)
@@ -182,7 +229,7 @@ class BurstMissing(Protocol):
     @property
     def name(self): return f"burst({self.length})"
 
-    def draw(self, available, dialogue, generator):
+    def draw(self, available, dialogue, generator, speaker=None):
         left = round(reachable_rate(self.rate, available) * int(available.sum()))
         observed, M = available.numpy().copy(), available.shape[1]
         kept, where = observed.sum(1), dialogue.tolist()
@@ -207,7 +254,7 @@ class PerModalityMissing(Protocol):
     @property
     def rate(self): return sum(self.rates) / len(self.rates)
 
-    def draw(self, available, dialogue, generator):
+    def draw(self, available, dialogue, generator, speaker=None):
         if len(self.rates) != available.shape[1] or not all(0 <= r <= 1 for r in self.rates):
             raise ValueError(f"rates are {self.rates}, expected {available.shape[1]} numbers within [0, 1], "
                              "one per modality")
@@ -395,23 +442,33 @@ class MaskKit:
 
     @classmethod
     def draw(cls,
-        dataset, # has `split`, `dialogue` `[N]`, `available` `[N, M]`, `modalities`, and perhaps `order`, `hash`
+        dataset, # has `split`, `dialogue` `[N]`, `available` `[N, M]`, `modalities`, and perhaps `order`, `speaker`, `hash`
         rates, # nominal missing rates
         seeds, # mask seeds
         protocol: Callable = RandomMissing, # rate -> Protocol
     ) -> "MaskKit":
         "Draw masks, exact within each split, each from a random stream of its own."
         masks, split = {}, torch.as_tensor(dataset.split)
-        order = getattr(dataset, "order", torch.arange(len(split)))
+        order, speaker = getattr(dataset, "order", torch.arange(len(split))), getattr(dataset, "speaker", None)
         for rate, seed in ((r, s) for r in rates for s in seeds):
             observed = dataset.available.clone()
             for part in split.unique().tolist():
                 rows = order[split[order] == part]
-                stream = _stream("kit", rate, seed, part)
-                observed[rows] = protocol(rate).draw(dataset.available[rows], dataset.dialogue[rows], stream)
+                what = dataset.available[rows], dataset.dialogue[rows], _stream("kit", rate, seed, part)
+                observed[rows] = protocol(rate).draw(*what, None if speaker is None else speaker[rows])
             masks[rate, seed] = observed
         name = protocol(next(iter(rates))).name
         return cls(split, dataset.modalities, masks, getattr(dataset, "hash", None), name)
+
+    def restrict(self,
+        dataset, # of the same utterances, with fewer recorded entries
+    ) -> "MaskKit":
+        "The kit for data that lack some entries for good: those are not shown, and an utterance left with nothing keeps all it has."
+        masks = {}
+        for key, mask in self.masks.items():
+            seen = mask & dataset.available
+            masks[key] = torch.where(seen.any(1, keepdim=True), seen, dataset.available)
+        return MaskKit(self.split, self.modalities, masks, dataset.hash, self.protocol, self.path)
 
     def check(self,
         dataset, # a `ConversationDataset` that has the kit's modalities

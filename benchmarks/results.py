@@ -1,0 +1,128 @@
+"""The experiments behind the result page, as data: each becomes one call of `gsdnet benchmark` and one CSV of scores.
+
+    python benchmarks/results.py --list                          what there is, with the command of each
+    python benchmarks/results.py --data FOLDER --jobs 2          all whose data are there; what was stopped goes on
+    python benchmarks/results.py --data FOLDER --only mosi_fair  one of them
+    python benchmarks/results.py --quick                         a tenth of the epochs, one seed, three models
+
+FOLDER holds a folder for each data set (iemocap4, mosi); synthetic conversations need none. Records stay under runs/, scores go to results/.
+"""
+import argparse
+import csv
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gsdnet.benchmark import Benchmark, run
+from gsdnet.checkpoint import write_whole
+from gsdnet.cli import numbers, read_data, read_kit, read_models, read_protocols
+from gsdnet.trainer import TrainConfig
+
+MODELS = "gsdnet,zero_fill,bigru,transformer,gcnet_like"
+QUICK = dict(models="gsdnet,zero_fill,bigru", seeds=1, epochs=4)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One grid: options of `gsdnet benchmark` under a name; what is None is left to its default."""
+    name: str
+    data: str
+    models: str = MODELS
+    protocols: str | None = None
+    rates: str | None = None
+    seeds: int = 5
+    folds: int | None = None
+    masks: str | None = None
+    never_recorded: float | None = None
+    epochs: int | None = None
+
+    @property
+    def command(self) -> str:
+        "What makes the rows, run in the folder of data sets."
+        given = {k: v for k, v in vars(self).items() if k not in ("name", "data") and v is not None}
+        if self.masks: given["masks"] = f"{self.data}/{self.masks}"
+        return " ".join(["gsdnet benchmark", self.data, *(f"--{k} {shlex.quote(str(v))}" for k, v in given.items()), "--out", f"runs/{self.name}"])
+
+    def grid(self, folder, out, jobs) -> Benchmark:
+        "The library's form of it; the data set is looked for in the folder."
+        kit = read_kit(folder / self.data / self.masks if self.masks else None)
+        data = read_data(self.data if self.data == "synthetic" else folder / self.data, kit and list(kit.modalities))
+        config = TrainConfig() if self.epochs is None else TrainConfig(epochs=self.epochs)
+        return Benchmark((data,), read_models(self.models), out, rates=numbers(self.rates), seeds=self.seeds, folds=self.folds, kit=kit,
+                         protocols=read_protocols(self.protocols, data.modalities, kit), never_recorded=self.never_recorded or 0., config=config, jobs=jobs)
+
+
+IEMOCAP = Experiment("iemocap4_fair", "iemocap4", protocols="random,burst:10,speaker,fixed,uneven:0.6/0.2", rates="0,0.1,0.2,0.3,0.4,0.5", folds=5)
+MOSI = replace(IEMOCAP, name="mosi_fair", data="mosi", folds=None, masks="masks.npz")
+SYNTHETIC = Experiment("synthetic_fair", "synthetic", protocols="random,burst:5,speaker,fixed,uneven:0.7/0.2/0.2", rates="0,0.3,0.5,0.6")
+USUAL = Experiment("iemocap4", "iemocap4", models="gsdnet,zero_fill,bigru", rates="0,0.1,0.2,0.3,0.4,0.5", seeds=3, masks="masks.npz")
+EXPERIMENTS = (
+    SYNTHETIC,
+    *(replace(SYNTHETIC, name=f"synthetic_unrecorded{share:.0%}".strip("%"), never_recorded=share) for share in (.3, .5)),
+    USUAL,
+    replace(USUAL, name="iemocap4_folds", rates="0,0.3,0.5", seeds=2, masks=None, folds=5),
+    MOSI,
+    *(replace(MOSI, name=f"mosi_unrecorded{share:.0%}".strip("%"), never_recorded=share) for share in (.3, .5)),
+    replace(MOSI, name="mosi_visual", masks="masks_visual.npz", protocols="random,fixed", rates="0,0.1,0.3,0.5,0.6"),
+    IEMOCAP,
+    *(replace(IEMOCAP, name=f"iemocap4_unrecorded{share:.0%}".strip("%"), never_recorded=share) for share in (.3, .5)),
+)
+
+
+def there(experiment, folder) -> bool:
+    "Whether an experiment's data are there."
+    return experiment.data == "synthetic" or folder is not None and (folder / experiment.data / "data.npz").is_file()
+
+
+def make(experiment, folder, chosen) -> bool:
+    "Run what is missing of an experiment and, if all of it is there, write its scores; whether they were written."
+    runs = Path(chosen.runs) / experiment.name
+    print(f"\n{experiment.name}: {experiment.command}", flush=True)
+    frame = run(experiment.grid(folder, runs, chosen.jobs))
+    if frame.attrs["failures"]:
+        print(f"{experiment.name}: {len(frame.attrs['failures'])} trainings failed, see {runs}/records/*.error.txt; no scores were written", file=sys.stderr)
+        return False
+    write_whole(Path(chosen.out) / f"{experiment.name}.csv", frame.to_csv(index=False))
+    print(frame.groupby(["protocol", "model"], sort=False)["weighted_f1"].mean().unstack().mul(100).round(1).to_string())
+    note(Path(chosen.out) / "commands.csv", experiment)
+    return True
+
+
+def note(path, experiment) -> None:
+    "Write down which command made an experiment's scores."
+    known = dict(csv.reader(path.open(encoding="utf-8", newline=""))) if path.is_file() else {}
+    known = {"experiment": "command"} | known | {experiment.name: experiment.command}
+    with path.with_suffix(".tmp").open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, lineterminator="\n").writerows(known.items())
+    path.with_suffix(".tmp").replace(path)
+
+
+def main() -> int:
+    "Run the experiments that were chosen; the exit code says whether all of them are written."
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of data sets; only the synthetic experiments if left out")
+    parser.add_argument("--only", help="names of experiments, comma-separated")
+    parser.add_argument("--models", help="other models than the experiment's, comma-separated")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--quick", action="store_true", help="four epochs, one seed, three models: the whole way in minutes, not its results")
+    parser.add_argument("--out", default="results", help="folder of the CSV files")
+    parser.add_argument("--runs", default="runs/results", help="folder of the records, from which a stopped run goes on")
+    parser.add_argument("--list", action="store_true", help="print the experiments and stop")
+    chosen = parser.parse_args()
+    names = chosen.only.split(",") if chosen.only else [e.name for e in EXPERIMENTS]
+    unknown = set(names) - {e.name for e in EXPERIMENTS}
+    if unknown: parser.error(f"there is no experiment {', '.join(sorted(unknown))}, expected some of {', '.join(e.name for e in EXPERIMENTS)}")
+    changes = (QUICK if chosen.quick else {}) | ({"models": chosen.models} if chosen.models else {})
+    todo = [replace(e, **changes) for e in EXPERIMENTS if e.name in names]
+    if chosen.list:
+        for experiment in todo: print(f"{experiment.name:24s} {experiment.command}")
+        return 0
+    absent = [e.name for e in todo if not there(e, chosen.data)]
+    if absent: print(f"no data for {', '.join(absent)}: left out, give --data a folder that has theirs", file=sys.stderr)
+    Path(chosen.out).mkdir(parents=True, exist_ok=True)
+    written = [make(e, chosen.data, chosen) for e in todo if e.name not in absent]
+    return 0 if written and all(written) else 1
+
+
+if __name__ == "__main__": sys.exit(main())
