@@ -44,7 +44,7 @@ def read_kit(masks):
 # %% ../nbs/29_cli.ipynb #5c43f6a1
 def read_models(text) -> dict:
     "The functions that make the named models."
-    from gsdnet.baselines import MODELS
+    from gsdnet.architectures import MODELS
     unknown = [name for name in names(text) if name not in MODELS]
     if unknown:
         raise ValueError(f"there is no model {', '.join(unknown)}, expected some of {', '.join(MODELS)}")
@@ -53,12 +53,13 @@ def read_models(text) -> dict:
 # %% ../nbs/29_cli.ipynb #bdbc3412
 def read_run(run):
     "A kept model of whatever class."
-    from gsdnet import baselines
+    from gsdnet import architectures, baselines
     from gsdnet.model import Recogniser
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, expected a folder that gsdnet train --run wrote")
-    classes = {c.__name__: c for c in vars(baselines).values() if isinstance(c, type) and issubclass(c, Recogniser)}
+    found = [*vars(baselines).values(), *vars(architectures).values()]
+    classes = {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, Recogniser)}
     kind = loads(path.read_text(encoding="utf-8")).get("class")
     if kind not in classes:
         raise ValueError(f"{path} is of class {kind!r}, expected one of {', '.join(classes)}: was it written by gsdnet train?")
@@ -360,7 +361,7 @@ def info() -> int:
 
     import torch
 
-    from gsdnet.baselines import MODELS
+    from gsdnet.architectures import MODELS
     from gsdnet.benchmark import commit, versions
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     for name, value in {**versions(), "commit": commit(), "device": device, "models": ", ".join(MODELS)}.items():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gsdnet.baselines import MODELS, IMDerLike
+from gsdnet.architectures import MODELS, IMDerLike
 from gsdnet.data import SyntheticConversations, load_dataset, save_dataset
 from gsdnet.missing import RandomMissing, draw_mask
 from gsdnet.model import GSDNet
