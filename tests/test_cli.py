@@ -96,7 +96,8 @@ def test_predict_writes_a_line_per_utterance(kept, talks, tmp_path):
     assert (data["position"][answers["row"]] == answers["position"]).all()
 
 
-@pytest.mark.parametrize("name", sorted(architectures.MODELS))
+# of those that are one class, one will do, and `rank_4` for what the configuration carries along
+@pytest.mark.parametrize("name", sorted(set(architectures.MODELS) - {"rank_8", "rank_16", "imder_few", "wide_twin", "spectrum_observed", "spectrum_recovered"}))
 def test_every_model_is_kept_and_read_back(name, talks, tmp_path):
     assert cli.main(["train", str(talks), "--run", str(tmp_path / "run"), "--model", name, "--training.epochs", "1",
                      "--architecture.n_steps", "2", "--architecture.denoiser_width", "8"]) == 0
