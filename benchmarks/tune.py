@@ -111,8 +111,9 @@ def run(chosen):
             joblib.delayed(attempt)(parts, row, settings, chosen.threads) for row, settings in left)
         failed = 0
         for row in work:
-            if "error" in row: failed += 1; print(f"failed: {row['model']}, trial {row['trial']}: {row['error']}", file=sys.stderr)
-            else: keep(chosen, [row], path.name, KEY)
+            if "error" not in row: keep(chosen, [row], path.name, KEY)
+            else: print(f"failed: {row['model']}, trial {row['trial']}: {row['error']}", file=sys.stderr)
+            failed += "error" in row
     wanted = {row["identity"] for row, _ in todo}
     for name, row in best([row for row in whole_rows(path) if row["identity"] in wanted]).items():
         print(f"{name}: {float(row['score']):.4f} in trial {row['trial']} {row['settings']}")
