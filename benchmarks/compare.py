@@ -14,13 +14,15 @@ Turns = namedtuple("Turns", "a b ratio low high cpu_ratio busy", defaults=[None]
 
 
 def options(about, **more):
-    "The options that every script takes; `more` maps further flags to their help."
+    "The options that every script takes; `more` maps further flags to their help, or further options to (type, default, help)."
     parser = argparse.ArgumentParser(description=about.strip().splitlines()[0])
     parser.add_argument("--data", help="folder with data.npz and meta.json; synthetic conversations of like size if left out")
     parser.add_argument("--out", default="results", help="folder of the CSV files")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and epochs: the right order of magnitude in a minute or two")
     parser.add_argument("--threads", type=int, default=1)
-    for name, text in more.items(): parser.add_argument(f"--{name}", action="store_true", help=text)
+    for name, what in more.items():
+        how = {"action": "store_true", "help": what} if isinstance(what, str) else dict(zip(("type", "default", "help"), what))
+        parser.add_argument(f"--{name}", **how)
     chosen = parser.parse_args()
     import torch
     torch.set_num_threads(chosen.threads)

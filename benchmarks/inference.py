@@ -6,7 +6,7 @@ chosen = options(__doc__)
 
 import torch
 
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 
 data, _ = dataset(chosen.data)
 

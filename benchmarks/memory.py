@@ -14,7 +14,7 @@ def child(name, folder, epochs):
     torch.set_num_threads(1)
     start = peak()
     from compare import dataset
-    from gsdnet.baselines import MODELS
+    from gsdnet.architectures import MODELS
     from gsdnet.trainer import TrainConfig, fit
     imported = peak()
     data, kit = dataset(folder or None)

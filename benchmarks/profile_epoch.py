@@ -12,7 +12,7 @@ chosen = options(__doc__)
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 from gsdnet.benchmark import commit
 from gsdnet.missing import MixedMissing
 from gsdnet.trainer import TrainConfig, Trainer

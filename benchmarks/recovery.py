@@ -12,7 +12,7 @@ chosen = options(__doc__, samples="also the mean of 8 samples of the 100-step sa
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gsdnet.baselines import IMDerCompact, IMDerLike
+from gsdnet.architectures import IMDerCompact, IMDerLike
 from gsdnet.model import GSDConfig
 from gsdnet.trainer import TrainConfig, fit
 

@@ -8,7 +8,7 @@ chosen = options(__doc__, scores="train both in full and compare their weighted 
 
 import torch
 
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 from gsdnet.metrics import evaluate
 from gsdnet.missing import MixedMissing
 from gsdnet.trainer import TrainConfig, Trainer, fit

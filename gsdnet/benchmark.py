@@ -48,7 +48,7 @@ class Benchmark:
     datasets
         `ConversationDataset`s with distinct names.
     models
-        Name to a function of a data set that returns an untrained recogniser, as in `gsdnet.baselines.MODELS`.
+        Name to a function of a data set that returns an untrained recogniser, as in `gsdnet.architectures.MODELS`.
     out
         Folder for `results.csv`, `records/` and drawn masks.
     rates

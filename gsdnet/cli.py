@@ -55,7 +55,7 @@ def read_kit(masks):
 # %% ../nbs/29_cli.ipynb #5c43f6a1
 def read_models(text) -> dict:
     "The functions that make the named models."
-    from gsdnet.baselines import MODELS
+    from gsdnet.architectures import MODELS
     unknown = [name for name in names(text) if name not in MODELS]
     if unknown:
         raise ValueError(f"there is no model {', '.join(unknown)}, expected some of {', '.join(MODELS)}")
@@ -459,7 +459,7 @@ def info(*, json: bool = False) -> int:
     """
     import torch
 
-    from gsdnet.baselines import MODELS
+    from gsdnet.architectures import MODELS
     from gsdnet.benchmark import commit, versions
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     found = {**versions(), "commit": commit(), "device": device, "models": ", ".join(MODELS)}

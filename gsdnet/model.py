@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from .checkpoint import read_tensors, write_whole
 from .conversation import AddSpectrum, Conversation, ConversationBatch, pieces
 from .data import ConversationDataset, standardization
-from .diffusion import Recovery, SpectralDiffusion
+from .diffusion import FeatureDiffusion, Recovery, SpectralDiffusion
 from .files import load_json, shown
 from .fusion import FusionGNN
 
@@ -51,6 +51,9 @@ class GSDConfig:
         Dropout on states of the fusion network.
     recover : bool
         Recover what is missing by diffusion; without it the model is its own twin that fills zeros.
+    spectrum_from : str
+        Where the spectrum of a modality with holes comes from: "diffusion" of its eigenvalues; or, features alone being diffused, the
+        "structure", the "observed" entries, or the "recovered" features.
     denoiser_width : int
         Channels of the denoiser, a multiple of 4.
     denoiser_blocks : int
@@ -97,6 +100,7 @@ class GSDConfig:
     encoder_dropout: float = 0.3
     dropout: float = 0.3
     recover: bool = True
+    spectrum_from: str = "diffusion"
     denoiser_width: int = 96
     denoiser_blocks: int = 2
     spread: float = 0.1
@@ -465,10 +469,18 @@ class GSDNet(Recogniser):
         super().__init__(config)
         c = config
         self.encoders = nn.ModuleDict({n: Encoder(d, c.hidden, c.latent, c.encoder_dropout) for n, d in c.dims.items()})
-        self.diffusion = SpectralDiffusion({n: c.latent for n in c.dims}, width=c.denoiser_width, n_blocks=c.denoiser_blocks,
-                                           spread=c.spread, smooth_degree=c.smooth_degree)
+        self.diffusion = self.process({n: c.latent for n in c.dims}, width=c.denoiser_width, n_blocks=c.denoiser_blocks,
+                                      spread=c.spread, smooth_degree=c.smooth_degree)
         if not c.recover: self.diffusion.requires_grad_(False)
         self.fusion = FusionGNN(len(c.dims), c.latent, c.width, c.n_outputs, c.dropout)
+
+    def process(self,
+        dims: Mapping[str, int], # channels of each modality's latent, by name
+        **options, # of `SpectralDiffusion`
+    ) -> SpectralDiffusion:
+        "What recovers: a diffusion of features and eigenvalues, or of features alone."
+        source = self.config.spectrum_from
+        return SpectralDiffusion(dims, **options) if source == "diffusion" else FeatureDiffusion(dims, source=source, **options)
 
     def encode(self,
         batch: ConversationBatch, # aligned

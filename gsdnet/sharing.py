@@ -18,12 +18,13 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, snapsho
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import baselines
+from . import architectures, baselines
 from .benchmark import commit
 from .checkpoint import write_whole
 from .conversation import Conversation, ConversationBatch, GraphBatch
 from .data import ConversationDataset
 from .diffusion import Recovery
+from .files import load_json
 from .model import GSDNet, Recogniser
 from .spectrum import Spectrum
 
@@ -34,7 +35,7 @@ def made_by(
     "Where the features of a data set come from."
     path = None if folder is None else Path(folder) / "meta.json"
     if path is None or not path.is_file(): return {}
-    said = json.loads(path.read_text(encoding="utf-8")).get("features")
+    said = load_json(path).get("features")
     return said if isinstance(said, dict) else {}
 
 # %% ../nbs/21_sharing.ipynb #6a0496eb
@@ -135,7 +136,7 @@ def save_pretrained(
     "Write a model with the description of its features and a card."
     folder, described, history = Path(folder), describe(model, data), getattr(model, "history", {})
     facts = facts or {**{k: history.get(k) for k in ("seed", "epoch", "epochs", "valid_score")}, "commit": commit()}
-    names = [name for name, make in baselines.MODELS.items() if name == facts.get("model")] or ["gsdnet"]
+    names = [name for name, make in architectures.MODELS.items() if name == facts.get("model")] or ["gsdnet"]
     rows = None if results is None else result_table(results, names[0])
     model.save_pretrained(folder)
     write_whole(folder / "features.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
@@ -154,12 +155,13 @@ def from_pretrained(
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, expected a folder that gsdnet train --run or save_pretrained wrote, or hf://OWNER/NAME")
-    classes = {c.__name__: c for c in vars(baselines).values() if isinstance(c, type) and issubclass(c, Recogniser)}
-    kind = json.loads(path.read_text(encoding="utf-8")).get("class")
+    found = [*vars(baselines).values(), *vars(architectures).values()]
+    classes = {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, Recogniser)}
+    kind = load_json(path).get("class")
     if kind not in classes: raise ValueError(f"{path} is of class {kind!r}, expected one of {', '.join(classes)}: was it written by save_pretrained?")
     model = classes[kind].from_pretrained(folder)
     beside = folder / "features.json"
-    model.described = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    model.described = load_json(beside) if beside.is_file() else None
     return model
 
 # %% ../nbs/21_sharing.ipynb #502c9c91

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gsdnet import baselines, cli
+from gsdnet import architectures, cli
 from gsdnet.data import ConversationDataset, SyntheticConversations, save_dataset
 from gsdnet.missing import MaskKit
 from gsdnet.model import Recogniser
@@ -96,7 +96,8 @@ def test_predict_writes_a_line_per_utterance(kept, talks, tmp_path):
     assert (data["position"][answers["row"]] == answers["position"]).all()
 
 
-@pytest.mark.parametrize("name", sorted(baselines.MODELS))
+# of those that are one class, one will do, and `rank_4` for what the configuration carries along
+@pytest.mark.parametrize("name", sorted(set(architectures.MODELS) - {"rank_8", "rank_16", "imder_few", "wide_twin", "spectrum_observed", "spectrum_recovered"}))
 def test_every_model_is_kept_and_read_back(name, talks, tmp_path):
     assert cli.main(["train", str(talks), "--run", str(tmp_path / "run"), "--model", name, "--training.epochs", "1",
                      "--architecture.n_steps", "2", "--architecture.denoiser_width", "8"]) == 0
@@ -161,7 +162,7 @@ def test_benchmark_with_a_kit(talks, tmp_path, capsys):
 
 
 def test_one_failing_cell_ends_in_exit_code_1(talks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(baselines.MODELS, "broken", lambda dataset: None)
+    monkeypatch.setitem(architectures.MODELS, "broken", lambda dataset: None)
     code = cli.main(["benchmark", str(talks), "--models", "broken,bigru", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path)])
     said = capsys.readouterr()
     assert code == 1 and "broken" in said.err and "bigru" in said.out and set(rows_of(tmp_path)["model"]) == {"bigru"}

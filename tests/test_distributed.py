@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 from gsdnet.data import SyntheticConversations, save_dataset
 from gsdnet.trainer import TrainConfig, fit
 
@@ -19,7 +19,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 TRAIN = """
 import json, sys
 from accelerate import PartialState
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 from gsdnet.data import SyntheticConversations
 from gsdnet.trainer import TrainConfig, fit
 out, jobs = sys.argv[1], json.loads(sys.argv[2])

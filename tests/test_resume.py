@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from gsdnet import checkpoint, cli
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 from gsdnet.checkpoint import Checkpoints
 from gsdnet.data import SyntheticConversations, save_dataset
 from gsdnet.trainer import Interrupted, TrainConfig, Trainer, fit
@@ -34,7 +34,7 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
 PROGRAM = [sys.executable, "-c", "import sys; from gsdnet.cli import main; sys.exit(main())"]
 # a process that has imported everything forks the ones that are killed
 ZYGOTE = multiprocessing.get_context("forkserver")
-ZYGOTE.set_forkserver_preload(["gsdnet.trainer", "gsdnet.cli", "gsdnet.baselines", "pytest"])
+ZYGOTE.set_forkserver_preload(["gsdnet.trainer", "gsdnet.cli", "gsdnet.architectures", "pytest"])
 
 
 def train(run=None, resume=False, config=CONFIG, data=DATA, model="gsdnet", **options):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 from gsdnet.data import SyntheticConversations
 from gsdnet.missing import MixedMissing
 from gsdnet.trainer import TrainConfig, Trainer, fit
@@ -129,7 +129,7 @@ def test_trackers_are_opt_in(data, tmp_path):
 
 BAR = """
 import sys
-from gsdnet.baselines import MODELS
+from gsdnet.architectures import MODELS
 from gsdnet.data import SyntheticConversations
 from gsdnet.trainer import TrainConfig, fit
 sys.stderr.isatty = lambda: {}
