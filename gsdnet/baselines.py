@@ -13,7 +13,7 @@ __all__ = ['BASELINES', 'Masked', 'MaskedGRU', 'SelfAttention', 'MaskedTransform
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -317,6 +317,11 @@ class SpectralRegression(SpectralDiffusion):
         "What the networks make of the observed entries alone."
         return super().estimate(torch.zeros_like(xt), torch.zeros_like(level), torch.ones_like(t), given, graph)
 
+    def measure(self,
+        batches: Iterable, # not read
+    ) -> None:
+        "Nothing: a regression draws no samples."
+
     def recover(self,
         x: Tensor, # `[B, N, D]` features; hidden entries are not read
         observed: Tensor, # bool `[B, N, M]`
@@ -424,6 +429,11 @@ class AdjacencyDiffusion(SpectralDiffusion):
     ) -> dict[str, Tensor]: # `feature`: squared error of v; `eigenvalue`: squared error of entries
         "Denoising score matching on hidden features and on the adjacencies of modalities with holes."
         return super().loss(x0, observed, target, PairBatch.of(graph), generator)
+
+    def measure(self,
+        batches: Iterable, # not read
+    ) -> None:
+        "Nothing: the law of errors is one along a spectrum, which noise on the adjacency does not keep."
 
     def recover(self,
         x: Tensor, # `[B, N, D]` features; hidden entries are not read

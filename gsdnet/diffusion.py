@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['similarity', 'reweighed', 'modality_spectrum', 'Recovery', 'GraphNoise', 'chebyshev', 'smooth_noise', 'centred',
-           'Condition', 'SpectralDiffusion', 'recovery_error', 'plot_recovery', 'GivenSpectrum', 'FeatureDiffusion']
+           'covariance_root', 'Condition', 'SpectralDiffusion', 'recovery_error', 'plot_recovery', 'GivenSpectrum',
+           'FeatureDiffusion']
 
 # %% ../nbs/08_diffusion.ipynb #d1a1714e
 import math
@@ -130,6 +131,15 @@ def centred(
     "Noise that sums to zero over samples."
     s = noise.shape[2]
     return alone * noise if s == 1 else math.sqrt(s / (s - 1)) * (noise - noise.mean(2, keepdim=True))
+
+# %% ../nbs/08_diffusion.ipynb #614fda7a
+def covariance_root(
+    errors: Tensor, # `[n, d]` of mean zero
+) -> Tensor: # `[d, d]` R, of which R Rᵀ is the covariance, shrunk where errors are few; zero where there are less than two
+    "A root of the covariance over channels."
+    if len(errors) < 2: return torch.zeros(errors.shape[1], errors.shape[1])
+    values, vectors = torch.linalg.eigh(torch.from_numpy(LedoitWolf(assume_centered=True).fit(errors.double().numpy()).covariance_))
+    return (vectors * values.clamp(min=0).sqrt()).float()
 
 # %% ../nbs/08_diffusion.ipynb #a148d6b9
 @dataclass
@@ -268,8 +278,7 @@ class SpectralDiffusion(nn.Module):
     ) -> Recovery:
         "Draw the hidden features and eigenvalues from their distribution given what is observed."
         self.check(x, observed, graph)
-        if n_steps < 1 or n_samples < 1:
-            raise ValueError(f"got n_steps={n_steps}, n_samples={n_samples}, expected at least 1 of each")
+        if min(n_steps, n_samples) < 1: raise ValueError(f"got n_steps={n_steps}, n_samples={n_samples}, expected at least 1 of each")
         shown = self.columns(observed)
         x = torch.where(shown, x, 0.0)
         if bool((observed | ~graph.valid[..., None]).all()):
@@ -347,9 +356,7 @@ class SpectralDiffusion(nn.Module):
                 pairs = filters * (hidden[:, :, None] & hidden[:, None])
                 normal[m] += torch.einsum("pbij,qbij->pq", pairs, pairs).cpu()
                 moment[m] += torch.einsum("pbij,bij->p", pairs, part @ part.mT / widths[m]).cpu()
-        roots = [torch.linalg.cholesky(torch.from_numpy(LedoitWolf(assume_centered=True).fit(torch.cat(part).double().numpy()).covariance_))
-                 if sum(map(len, part)) > 1 else torch.zeros(d, d) for part, d in zip(errors, widths)]
-        self.error_channels.copy_(torch.block_diag(*roots))
+        self.error_channels.copy_(torch.block_diag(*(covariance_root(torch.cat(part)) if part else torch.zeros(d, d) for part, d in zip(errors, widths))))
         ridge = 0.01 * normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(degree + 1, dtype=torch.float64) # few eigenvalues are below zero
         self.error_response.copy_(torch.linalg.lstsq(normal + ridge, moment[..., None]).solution[..., 0])
         self.error_levels.copy_((squares[0] / squares[1].clamp(min=1)).sqrt())

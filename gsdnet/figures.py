@@ -55,7 +55,7 @@ def eigenvalue_paths(
     modality: int = 0, # place of the modality
     n_steps: int = 16, # T
     seed: int = 0, # of the noise
-) -> tuple[Tensor, Tensor]: # times `[T + 1]`, eigenvalues `[T + 1, K]`
+) -> tuple[Tensor, Tensor]: # times `[T + 1]`, eigenvalues `[T + 1, K]`; on the way back `[T]` and `[T, K]`: the step from noise alone is one jump
     "Eigenvalues of one modality's graph on their way to noise, or back from it."
     batch = model.align(ConversationBatch.collate([conversation], None if observed is None else [observed]))
     spread, values = model.config.spread, batch.graph.spectrum.values[0]
@@ -75,15 +75,16 @@ def _backward(model, batch, modality, n_steps, seed):
     "Offsets at each step of the sampler."
     if bool(batch.observed[..., modality].all()):
         raise ValueError(f"nothing of modality {model.modalities[modality]!r} is hidden, expected a mask with holes in it: its spectrum is known, there is no way back")
-    k, m, states = batch.graph.spectrum.rank, len(model.modalities), []
+    k, m, states, seen = batch.graph.spectrum.rank, len(model.modalities), [], []
 
     def watched(denoise, x, times, **options):
         states.append(x)
+        seen.append(times)
         for i in range(len(times) - 1): states.append(ddim(denoise, states[-1], times[i:i + 2], **options))
         return states[-1]
     model.diffusion.recover(model.encode(batch).flatten(-2), batch.observed, batch.graph, n_steps=n_steps, n_samples=1,
                             generator=keyed_generators(batch.keys, seed), sampler=watched)
-    return timesteps(n_steps), torch.stack([x[0, -k * m:].view(k, m)[:, modality] for x in states])
+    return seen[0], torch.stack([x[0, -k * m:].view(k, m)[:, modality] for x in states])
 
 def plot_paths(
     times: Tensor, # `[T + 1]`

@@ -195,7 +195,8 @@ def built(
     try:
         with torch.device("meta"): plan = make(GSDConfig(**meta)).state_dict()
     except (TypeError, ValueError, RuntimeError, KeyError, ZeroDivisionError) as e: raise ValueError(f"got {where} that describes no model ({e})") from None
-    wrong = sorted(k for k in plan.keys() | weights.keys() if k not in plan or k not in weights or plan[k].shape != weights[k].shape)
+    fit = lambda a, b: a.shape == b.shape or a.shape[:1] == (0,) and a.shape[1:] == b.shape[1:] # empty until fitted: as many rows as there were data
+    wrong = sorted(k for k in plan.keys() | weights.keys() if k not in plan or k not in weights or not fit(plan[k], weights[k]))
     if wrong: raise ValueError(f"got {len(wrong)} weights that do not fit {where} (first: {shown(wrong[0])}), expected files that were saved together")
     bad = sorted(k for k, x in weights.items() if not x.isfinite().all())
     if bad: raise ValueError(f"got NaN or infinity in {len(bad)} weights (first: {bad[0]}) beside {where}, expected those of a trained model")

@@ -93,7 +93,7 @@ def test_what_is_no_safetensors_is_refused_unread(kept, weights, tmp_path, talks
     shutil.copytree(kept, tmp_path / "run")
     (tmp_path / "run/model.safetensors").write_bytes(weights)
     assert cli.main(["evaluate", str(tmp_path / "run"), str(talks)]) == 2
-    assert "model.safetensors holds no weights" in capsys.readouterr().err
+    assert "model.safetensors is damaged or no safetensors file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("inf"), float("nan")])
