@@ -186,7 +186,7 @@ def built(
     meta: dict, # its settings
     weights: dict, # its weights by name
     where, # for messages
-) -> "Recogniser":
+): # the model
     "A model from settings and weights that belong together; others are refused before memory is asked for."
     for name, value in meta.items():
         if not plausible(name, value): raise ValueError(f"got {name}={shown(str(value))} in {where}, expected what save_pretrained writes: the file was tampered with")
