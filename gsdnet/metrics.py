@@ -191,7 +191,9 @@ def sample_metrics(
     samples, # `[S, ...]` S >= 2 samples of each unknown
     truth, # `[...]` the unknowns' true values
     mask=None, # bool, broadcastable to `[...]`: which unknowns count; None: all
-) -> dict: # coverage, nominal_coverage, variance_ratio (1 is right) and crps (small is good)
+    *,
+    centred: bool=False, # the samples' noise sums to zero, as that of `SpectralDiffusion.recover` does
+) -> dict: # coverage, nominal_coverage (NaN if centred), variance_ratio (1 is right) and crps (small is good)
     "Whether samples spread as widely as the truth lies from them."
     samples, truth = np.asarray(samples), np.asarray(truth)
     if samples.shape[1:] != truth.shape or len(samples) < 2:
@@ -201,11 +203,12 @@ def sample_metrics(
     if not keep.any(): return dict.fromkeys(["coverage", "nominal_coverage", "variance_ratio", "crps"], np.nan)
     x, y, S = np.sort(_finite(samples[:, keep], "samples"), axis=0), _finite(truth[keep], "truth"), len(samples)
     between = (2 * np.arange(S) - S + 1) @ x / (S * (S - 1))  # half the mean distance of two samples, by their ranks
+    own, apart = ((S - 1) / S, ((S - 1) / S) ** .5) if centred else (1 + 1 / S, 1)
     return dict(
         coverage=float(((x[0] <= y) & (y <= x[-1])).mean()),
-        nominal_coverage=(S - 1) / (S + 1),
-        variance_ratio=float((1 + 1 / S) * x.var(0, ddof=1).mean() / ((y - x.mean(0)) ** 2).mean()),
-        crps=float(abs(x - y).mean() - between.mean()),
+        nominal_coverage=np.nan if centred else (S - 1) / (S + 1),
+        variance_ratio=float(own * x.var(0, ddof=1).mean() / ((y - x.mean(0)) ** 2).mean()),
+        crps=float(abs(x - y).mean() - apart * between.mean()),
     )
 
 # %% ../nbs/12_metrics.ipynb #0d13c3a3
