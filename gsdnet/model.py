@@ -201,7 +201,8 @@ def built(
     bad = sorted(k for k, x in weights.items() if not x.isfinite().all())
     if bad: raise ValueError(f"got NaN or infinity in {len(bad)} weights (first: {bad[0]}) beside {where}, expected those of a trained model")
     model = make(GSDConfig(**meta))
-    model.load_state_dict(weights)
+    try: model.load_state_dict(weights)
+    except RuntimeError as e: raise ValueError(f"got weights that do not fit {where} ({str(e).splitlines()[-1].strip()}), expected files that were saved together") from None
     return model
 
 # %% ../nbs/10_model.ipynb #ec24adcf
