@@ -105,6 +105,18 @@ class ConversationEstimator(BaseEstimator):
         found = self.model_.predict(talks, seed=self.seed_)
         return getattr(found, name)[np.argsort(found.rows)]
 
+    def score(self,
+        X, # `[N, d]` floats, NaN where a modality is missing
+        y, # `[N]` labels or scores
+        sample_weight=None, # `[N]` weights of the rows
+        groups=None, # `[N]` labels of the conversations; each row its own if None
+        *,
+        speakers=None, # `[N]` labels of the speakers
+        positions=None, # `[N]` places or times within the conversation
+    ) -> float:
+        "Accuracy of a classifier, coefficient of determination of a regressor."
+        return self.metric(y, self.predict(X, groups, speakers, positions), sample_weight=sample_weight)
+
 # %% ../nbs/22_estimator.ipynb #538b8d8b
 class ConversationClassifier(ClassifierMixin, ConversationEstimator):
     "Names the emotion of each utterance; `classes_` are the labels found in training, `model_` is the trained model."
@@ -141,17 +153,7 @@ class ConversationClassifier(ClassifierMixin, ConversationEstimator):
         likely = self.predict_proba(X, groups, speakers, positions).argmax(1)
         return self.classes_[likely]
 
-    def score(self,
-        X, # `[N, d]` floats, NaN where a modality is missing
-        y, # `[N]` labels
-        sample_weight=None, # `[N]` weights of the rows
-        groups=None, # `[N]` labels of the conversations; each row its own if None
-        *,
-        speakers=None, # `[N]` labels of the speakers
-        positions=None, # `[N]` places or times within the conversation
-    ) -> float:
-        "Accuracy."
-        return accuracy_score(y, self.predict(X, groups, speakers, positions), sample_weight=sample_weight)
+    metric, score = staticmethod(accuracy_score), ConversationEstimator.score # not that of the mixin, which knows no conversations
 
 # %% ../nbs/22_estimator.ipynb #162c699a
 class ConversationRegressor(RegressorMixin, ConversationEstimator):
@@ -176,14 +178,4 @@ class ConversationRegressor(RegressorMixin, ConversationEstimator):
         "The score, averaged over recovered samples."
         return self._answer(X, dict(groups=groups, speakers=speakers, positions=positions), "score")
 
-    def score(self,
-        X, # `[N, d]` floats, NaN where a modality is missing
-        y, # `[N]` scores
-        sample_weight=None, # `[N]` weights of the rows
-        groups=None, # `[N]` labels of the conversations; each row its own if None
-        *,
-        speakers=None, # `[N]` labels of the speakers
-        positions=None, # `[N]` places or times within the conversation
-    ) -> float:
-        "Coefficient of determination."
-        return r2_score(y, self.predict(X, groups, speakers, positions), sample_weight=sample_weight)
+    metric, score = staticmethod(r2_score), ConversationEstimator.score # not that of the mixin, which knows no conversations

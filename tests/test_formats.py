@@ -23,6 +23,7 @@ from gsdnet import formats
 from gsdnet.data import load_dataset
 from gsdnet.formats import (LAYOUTS, RefusedPickle, convert, example, load_npy, load_npz, load_pickle, meld_table,
                             read_gcnet, read_meld, read_mmgcn, read_mmsa)
+from test_hostile import mutated
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BLANK = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
@@ -344,20 +345,6 @@ def test_mutated_pickles_load_or_are_refused(good, tmp_path, layout):
             try: loaded += reader(target).n_utterances > 0
             except ValueError: pass
     assert 0 < loaded < MUTANTS
-
-
-def mutated(content, rng):
-    "One to three random changes."
-    x = bytearray(content)
-    for _ in range(rng.randint(1, 3)):
-        i, n = rng.randrange(len(x)), rng.randint(1, 8)
-        kind = rng.randrange(5)
-        if kind == 0: x[i] ^= 1 << rng.randrange(8)
-        elif kind == 1: x[i] = rng.randrange(256)
-        elif kind == 2: del x[i:i + n]
-        elif kind == 3: x[i:i] = x[i:i + n]
-        else: x[i:i + n] = bytes(rng.randrange(256) for _ in range(n))
-    return bytes(x)
 
 
 @settings(quick, max_examples=600)
