@@ -4,8 +4,14 @@
     python benchmarks/when_recovery_pays.py --list              what there is to train
     python benchmarks/when_recovery_pays.py --only labels=6     one setting
 
-A task is one training, judged under every protocol of `PROTOCOLS` on 200 test dialogues; its rows go to `synthetic_when.csv` together. A seed is another law,
-other conversations, other masks and other weights at once, the same for all models. The task `known` trains nothing: its rows are what the law itself answers.
+A task is one training of STEPS steps, judged under every protocol of PROTOCOLS on the same TEST dialogues; its rows go to `synthetic_when.csv` together. A seed
+is another law, other conversations, other masks and other weights at once, the same for all models. What the rows of a model are:
+
+    zero_fill, gsdnet       the twin and GSDNet; with _plain: without distillation; gsdnet_wide: its denoiser meets every rate, whatever the recogniser meets
+    best                    GSDNet whose denoiser is replaced by the law: true posterior draws in training and test, fused as GSDNet fuses them
+    gsdnet_shown            the finished twin, and a denoiser trained beside it: what is recovered is shown to the twin as if it had been recorded
+    best_mean_shown, best_samples_shown   the same with the law's posterior mean, or eight draws, in the place of the denoiser's
+    optimum, everything ... task `known`, which trains nothing: what the law itself answers
 """
 import argparse
 import csv
@@ -31,48 +37,53 @@ from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, RandomMissi
 from gsdnet.model import GSDConfig, GSDNet, keyed_generators
 from gsdnet.trainer import TrainConfig, Trainer, own_randomness, random_masks
 
-TRAIN, TEST, SEEDS = 96, 200, 8
+MOST, TEST, SEEDS, STEPS = 384, 200, 8, 240
 MODALITIES = ("text", "audio", "visual")
 PROTOCOLS = {"random 0": RandomMissing(0.), "random 0.3": RandomMissing(.3), "random 0.5": RandomMissing(.5), "random 0.667": RandomMissing(2 / 3),
-             "burst 0.5": BurstMissing(.5, 5), "no text": FixedMissing(("text",), MODALITIES),
-             "visual alone": FixedMissing(("text", "audio"), MODALITIES), "speaker": SpeakerMissing()}
+             "burst 0.5": BurstMissing(.5, 5), "no text": FixedMissing(("text",), MODALITIES), "visual alone": FixedMissing(("text", "audio"), MODALITIES)}
 
 
 @dataclass(frozen=True)
 class Setting:
     "What a training is given; the defaults are the base from which one thing at a time is changed."
-    labels: int = TRAIN           # training dialogues that keep their labels, of TRAIN
-    max_rate: float | None = None # largest missing rate in training; None: up to one modality left
+    dialogues: int = 96           # for training, MOST at most
+    labels: int | None = None     # of them that keep their labels; all if not given
+    max_rate: float | None = None # largest missing rate in the recogniser's training; None: up to one modality left
     correlation: float = .5       # share of the signal that modalities have in common though it is no emotion
     gone: float = 0.              # share of the training entries that nobody recorded
 
 
 NET = dict(latent=32, hidden=64, width=64, denoiser_width=48, encoder_dropout=.1, dropout=.1)
-HOW = TrainConfig(epochs=40, choose_from=0)
-PLAIN = {"distill_weight": 0.}
-USUAL = ("zero_fill", "gsdnet", "best_mean", "best_samples")
+USUAL = ("zero_fill", "gsdnet", "best")
 UNDISTILLED = (*USUAL, "zero_fill_plain", "gsdnet_plain")
-# name of the setting, what it is, what is trained in it
+# name of a setting: what it is, and what is trained in it
 GRID = {
     "base": (Setting(), ("known", *UNDISTILLED)),
-    "labels=24": (Setting(labels=24), UNDISTILLED), "labels=12": (Setting(labels=12), UNDISTILLED), "labels=6": (Setting(labels=6), UNDISTILLED),
-    "max_rate=0.1": (Setting(max_rate=.1), (*USUAL, "gsdnet_wide")), "max_rate=0": (Setting(max_rate=0.), ("zero_fill",)),
-    "correlation=0": (Setting(correlation=0.), ("known", *USUAL)), "correlation=0.9": (Setting(correlation=.9), ("known", *USUAL)),
-    "gone=0.3": (Setting(gone=.3), USUAL), "gone=0.5": (Setting(gone=.5), USUAL),
-    "labels=12, max_rate=0.1": (Setting(labels=12, max_rate=.1), (*USUAL, "gsdnet_wide")),
+    "dialogues=24": (Setting(dialogues=24), UNDISTILLED),
+    "dialogues=384": (Setting(dialogues=384), USUAL),
+    "labels=24": (Setting(labels=24), UNDISTILLED),
+    "labels=6": (Setting(labels=6), UNDISTILLED),
+    "dialogues=384, labels=24": (Setting(dialogues=384, labels=24), UNDISTILLED),
+    "max_rate=0.1": (Setting(max_rate=.1), (*USUAL, "gsdnet_wide")),
+    "max_rate=0": (Setting(max_rate=0.), ("zero_fill",)),
+    "correlation=0": (Setting(correlation=0.), ("known", *USUAL)),
+    "correlation=0.9": (Setting(correlation=.9), ("known", *USUAL)),
+    "gone=0.3": (Setting(gone=.3), USUAL),
+    "gone=0.5": (Setting(gone=.5), USUAL),
+    "labels=24, max_rate=0.1": (Setting(labels=24, max_rate=.1), (*USUAL, "gsdnet_wide")),
 }
-SHOWN = ("base", "max_rate=0.1", "max_rate=0") # where a denoiser is trained beside the finished twin
 COLUMNS = ["setting", "seed", "task", "model", "protocol", "weighted_f1", "nll", "recovery_mse", "least_mse", "commit"]
 
 
 def conversations(setting, seed):
-    "The law of a seed, and its training and test dialogues with what the setting takes away."
-    law = SyntheticConversations(n_dialogues=TRAIN + TEST, length=(6, 12), correlation=setting.correlation, seed=seed)
-    data = law.dataset()
-    data = data.with_split(torch.where(data.dialogue < TRAIN, 0, 2))
-    known = (data.dialogue < setting.labels) | (data.dialogue >= TRAIN)
-    arrays = data.arrays() | {"label": torch.where(known, data.y, -1).numpy()}
-    data = ConversationDataset(arrays, data.modalities, label_names=data.label_names, name=data.name, title=data.title)
+    "The law of a seed, and its training and test dialogues with what the setting takes away; a larger training set holds the smaller ones."
+    law = SyntheticConversations(n_dialogues=MOST + TEST, length=(6, 12), correlation=setting.correlation, seed=seed)
+    whole = law.dataset()
+    kept, test = (whole.dialogue < setting.dialogues) | (whole.dialogue >= MOST), whole.dialogue >= MOST
+    known = test | (whole.dialogue < (setting.dialogues if setting.labels is None else setting.labels))
+    arrays = whole.arrays() | {"label": torch.where(known, whole.y, -1).numpy(), "split": torch.where(test, 2, 0).numpy()}
+    data = ConversationDataset({name: a[kept.numpy()] for name, a in arrays.items()}, whole.modalities, label_names=whole.label_names,
+                               name=whole.name, title=whole.title)
     return law, never_recorded(data, setting.gone, seed=seed) if setting.gone else data
 
 
@@ -121,7 +132,7 @@ class Law:
         s = mean + torch.linalg.solve_triangular(L.mT, z.flatten(2)[..., None], upper=True).view_as(z)
         return s @ self.C.T + self.own.sqrt() * e
 
-    def answers(self, batch, n=500):
+    def answers(self, batch, n=400):
         "Class probabilities `[B, N, C]` given what a batch shows: the ideal recogniser."
         mean, L = self.latent(batch)
         b, utterances, p = mean.shape
@@ -132,7 +143,8 @@ class Law:
         h = mean[..., :self.q] + torch.einsum("bnpq,sbnq->sbnp", torch.linalg.cholesky(blocks), z)
         votes = h @ self.law.prototypes.T
         votes = votes + self.law.label_noise * torch.randn(votes.shape, generator=g, dtype=torch.float64)
-        return torch.nn.functional.one_hot(votes.argmax(-1), self.law.n_classes).double().mean(0)
+        chosen = votes.argmax(-1)
+        return torch.stack([(chosen == c).double().mean(0) for c in range(self.law.n_classes)], -1)
 
 
 class KnownLaw(SpectralDiffusion):
@@ -204,13 +216,14 @@ class Wide(GSDNet):
 
 def untrained(name, data, law):
     "The model of a task."
-    config = GSDConfig.of(data, **NET, **(PLAIN if name.endswith("_plain") else {}), recover=not name.startswith("zero_fill"))
-    if name.startswith("best"): return Best(config, law, mean=name == "best_mean")
+    config = GSDConfig.of(data, **NET, recover=not name.startswith("zero_fill"), distill_weight=0. if name.endswith("_plain") else .5)
+    if name == "best": return Best(config, law)
     return (Wide if name == "gsdnet_wide" else GSDNet)(config)
 
 
-def trained(net, data, max_rate, seed, how=HOW):
+def trained(net, data, max_rate, seed):
     "A model after its training; the weights of the last epoch count."
+    how = TrainConfig(epochs=STEPS // -(-len(data.train) // 16), choose_from=0)
     net = Trainer(net, data, [], MixedMissing(max_rate), config=how, seed=seed).fit(progress=False)
     net.measure(data.train, random_masks(data, "mixed", seed, "train"))
     return net
@@ -234,8 +247,7 @@ def models(name, setting, data, law, seed):
     if name != "zero_fill": return
     yield "best_mean_shown", beside(net, BestShownAsObserved, (law, True))
     yield "best_samples_shown", beside(net, BestShownAsObserved, (law, False))
-    if setting in SHOWN:
-        with own_randomness(seed): yield "gsdnet_shown", trained(beside(net, ShownAsObserved, ()), data, None, seed)
+    with own_randomness(seed): yield "gsdnet_shown", trained(beside(net, ShownAsObserved, ()), data, None, seed)
 
 
 def judged(name, net, data, law, seed):
@@ -258,12 +270,13 @@ def known(data, law, seed):
     def answers(values): # features of all modalities, as if observed
         parts = dict(zip(law.modalities, values.split(list(law.dims), -1)))
         return form.answers(replace(whole, features=parts))[whole.valid].numpy()
+    everything = answers(x)
     for protocol, mask in masks(data, seed).items():
         batch = ConversationBatch.collate(talks, [mask[c.rows] for c in talks])
         shown = batch.observed.repeat_interleave(form.widths, -1)
         fill = lambda draws: torch.where(shown, x, draws)
         each = [answers(fill(d)) for d in form.features(batch, 8, torch.Generator().manual_seed(seed))]
-        found = {"optimum": form.answers(batch)[batch.valid].numpy(), "everything": answers(x), "mean in its place": answers(fill(form.features(batch)[0])),
+        found = {"optimum": form.answers(batch)[batch.valid].numpy(), "everything": everything, "mean in its place": answers(fill(form.features(batch)[0])),
                  "zeros in its place": answers(x * shown), "one sample": each[0], "eight samples": sum(each) / len(each)}
         for name, p in found.items(): yield name, protocol, classification_metrics(truth, p), "", ""
 
@@ -301,16 +314,24 @@ def main():
     path = Path(chosen.out) / "synthetic_when.csv"
     there = {tuple(r[:3]) for r in csv.reader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
     todo, source = tasks(chosen, there), chosen.commit or commit()
-    if chosen.list: return print(*("\t".join(map(str, t)) for t in todo), f"{len(todo)} tasks", sep="\n")
+    if chosen.list:
+        print(*("\t".join(map(str, t)) for t in todo), f"{len(todo)} tasks", sep="\n")
+        return 0
     path.parent.mkdir(parents=True, exist_ok=True)
+    failed = 0
     with path.open("a", encoding="utf-8", newline="") as handle, ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
         writer, waiting = csv.writer(handle, lineterminator="\n"), {pool.submit(task, *t): t for t in todo}
         if not there: writer.writerow(COLUMNS)
         for i, done in enumerate(as_completed(waiting), 1):
+            if error := done.exception():
+                failed += 1
+                print(f"{waiting[done]} failed: {error!r}", file=sys.stderr, flush=True)
+                continue
             rows, seconds = done.result()
             writer.writerows([*row, source] for row in rows)
             handle.flush()
             print(f"{i}/{len(todo)} {waiting[done]} {seconds:.1f} s", flush=True)
+    return 1 if failed else 0
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__": sys.exit(main())
