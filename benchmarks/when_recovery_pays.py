@@ -37,7 +37,7 @@ from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, RandomMissi
 from gsdnet.model import GSDConfig, GSDNet, keyed_generators
 from gsdnet.trainer import TrainConfig, Trainer, own_randomness, random_masks
 
-MOST, TEST, SEEDS, STEPS = 384, 200, 8, 240
+MOST, TEST, SEEDS, STEPS = 384, 200, 8, 120
 MODALITIES = ("text", "audio", "visual")
 PROTOCOLS = {"random 0": RandomMissing(0.), "random 0.3": RandomMissing(.3), "random 0.5": RandomMissing(.5), "random 0.667": RandomMissing(2 / 3),
              "burst 0.5": BurstMissing(.5, 5), "no text": FixedMissing(("text",), MODALITIES), "visual alone": FixedMissing(("text", "audio"), MODALITIES)}
@@ -256,7 +256,7 @@ def judged(name, net, data, law, seed):
         out, error, least = net.predict(data.test, mask, seed=seed), "", ""
         if protocol == "random 0.5" and name in ("gsdnet", "gsdnet_wide", "gsdnet_shown"):
             error = net.recovery_error(data.test, mask, seed=seed)["recovery_mse"]
-            least = beside(net, Best, (law,)).recovery_error(data.test, mask, seed=seed, n_samples=64)["recovery_mse"]
+            least = beside(net, Best, (law,)).recovery_error(data.test, mask, seed=seed, n_samples=32)["recovery_mse"]
         yield name, protocol, classification_metrics(data.y[torch.as_tensor(out.rows)].numpy(), out.probabilities), error, least
 
 
