@@ -11,6 +11,7 @@ is another law, other conversations, other masks and other weights at once, the 
     best                    GSDNet whose denoiser is replaced by the law: true posterior draws in training and test, fused as GSDNet fuses them
     gsdnet_shown            the finished twin, and a denoiser trained beside it: what is recovered is shown to the twin as if it had been recorded
     best_mean_shown, best_samples_shown   the same with the law's posterior mean, or eight draws, in the place of the denoiser's
+    zeros_shown             a control: zeros, which are the mean of all features, shown as if recorded
     optimum, everything ... task `known`, which trains nothing: what the law itself answers
 """
 import argparse
@@ -132,18 +133,22 @@ class Law:
         s = mean + torch.linalg.solve_triangular(L.mT, z.flatten(2)[..., None], upper=True).view_as(z)
         return s @ self.C.T + self.own.sqrt() * e
 
+    @cache
+    def noise(self, *shape):
+        "Standard normal numbers, the same for every call."
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
     def answers(self, batch, n=400):
-        "Class probabilities `[B, N, C]` given what a batch shows: the ideal recogniser."
+        "Class probabilities `[U, C]` of a batch's utterances given what it shows: the ideal recogniser."
         mean, L = self.latent(batch)
         b, utterances, p = mean.shape
-        cov = torch.cholesky_inverse(L).view(b, utterances, p, utterances, p)
-        blocks = cov[:, torch.arange(utterances), :, torch.arange(utterances)].movedim(0, 1)[..., :self.q, :self.q]
-        g = torch.Generator().manual_seed(0)
-        z = torch.randn(n, b, utterances, self.q, generator=g, dtype=torch.float64)
-        h = mean[..., :self.q] + torch.einsum("bnpq,sbnq->sbnp", torch.linalg.cholesky(blocks), z)
-        votes = h @ self.law.prototypes.T
-        votes = votes + self.law.label_noise * torch.randn(votes.shape, generator=g, dtype=torch.float64)
-        chosen = votes.argmax(-1)
+        places = torch.arange(utterances)
+        cov = torch.cholesky_inverse(L).view(b, utterances, p, utterances, p)[:, places, :, places].movedim(0, 1)
+        mean, cov = mean[batch.valid][:, :self.q], cov[batch.valid][:, :self.q, :self.q]
+        spread, corners = torch.linalg.cholesky(cov).float(), self.law.prototypes.float()
+        z, xi = self.noise(self.q + self.law.n_classes, n, len(mean)).split([self.q, self.law.n_classes])
+        votes = (corners @ mean.float().T)[:, None] + torch.einsum("cp,upq,qsu->csu", corners, spread, z) + self.law.label_noise * xi
+        chosen = votes.argmax(0)
         return torch.stack([(chosen == c).double().mean(0) for c in range(self.law.n_classes)], -1)
 
 
@@ -206,6 +211,13 @@ class ShownAsObserved(GSDNet):
 class BestShownAsObserved(ShownAsObserved, Best): "The same with the best recovery there can be."
 
 
+class ZerosShownAsObserved(GSDNet):
+    "A control: zeros, which are the mean of all features, in the place of what is missing, as if recorded."
+    def outputs(self, batch, *, seed=0, n_steps=None, n_samples=None):
+        whole = replace(batch, observed=batch.observed | batch.valid[..., None])
+        return self.fuse(self.encode(whole), whole.observed, whole)
+
+
 class Wide(GSDNet):
     "GSDNet whose denoiser meets every rate, whatever the recogniser meets."
     def loss(self, batch, recovery_observed, generator=None):
@@ -247,6 +259,7 @@ def models(name, setting, data, law, seed):
     if name != "zero_fill": return
     yield "best_mean_shown", beside(net, BestShownAsObserved, (law, True))
     yield "best_samples_shown", beside(net, BestShownAsObserved, (law, False))
+    yield "zeros_shown", beside(net, ZerosShownAsObserved, ())
     with own_randomness(seed): yield "gsdnet_shown", trained(beside(net, ShownAsObserved, ()), data, None, seed)
 
 
@@ -269,14 +282,14 @@ def known(data, law, seed):
 
     def answers(values): # features of all modalities, as if observed
         parts = dict(zip(law.modalities, values.split(list(law.dims), -1)))
-        return form.answers(replace(whole, features=parts))[whole.valid].numpy()
+        return form.answers(replace(whole, features=parts)).numpy()
     everything = answers(x)
     for protocol, mask in masks(data, seed).items():
         batch = ConversationBatch.collate(talks, [mask[c.rows] for c in talks])
         shown = batch.observed.repeat_interleave(form.widths, -1)
         fill = lambda draws: torch.where(shown, x, draws)
         each = [answers(fill(d)) for d in form.features(batch, 8, torch.Generator().manual_seed(seed))]
-        found = {"optimum": form.answers(batch)[batch.valid].numpy(), "everything": everything, "mean in its place": answers(fill(form.features(batch)[0])),
+        found = {"optimum": form.answers(batch).numpy(), "everything": everything, "mean in its place": answers(fill(form.features(batch)[0])),
                  "zeros in its place": answers(x * shown), "one sample": each[0], "eight samples": sum(each) / len(each)}
         for name, p in found.items(): yield name, protocol, classification_metrics(truth, p), "", ""
 
