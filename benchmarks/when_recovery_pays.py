@@ -4,7 +4,7 @@
     python benchmarks/when_recovery_pays.py --list              what there is to train
     python benchmarks/when_recovery_pays.py --only labels=6     one setting
 
-A task is one training of STEPS steps, judged under every protocol of PROTOCOLS on the same TEST dialogues; its rows go to `synthetic_when.csv` together. A seed
+A task is one training, judged under every protocol of PROTOCOLS on the same TEST dialogues; its rows go to `synthetic_when.csv` together. A seed
 is another law, other conversations, other masks and other weights at once, the same for all models. What the rows of a model are:
 
     zero_fill, gsdnet       the twin and GSDNet; with _plain: without distillation; gsdnet_wide: its denoiser meets every rate, whatever the recogniser meets
@@ -38,7 +38,7 @@ from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, RandomMissi
 from gsdnet.model import GSDConfig, GSDNet, keyed_generators
 from gsdnet.trainer import TrainConfig, Trainer, own_randomness, random_masks
 
-MOST, TEST, SEEDS, STEPS = 384, 200, 8, 120
+MOST, TEST, SEEDS = 384, 200, 8
 MODALITIES = ("text", "audio", "visual")
 PROTOCOLS = {"random 0": RandomMissing(0.), "random 0.3": RandomMissing(.3), "random 0.5": RandomMissing(.5), "random 0.667": RandomMissing(2 / 3),
              "burst 0.5": BurstMissing(.5, 5), "no text": FixedMissing(("text",), MODALITIES), "visual alone": FixedMissing(("text", "audio"), MODALITIES)}
@@ -52,6 +52,7 @@ class Setting:
     max_rate: float | None = None # largest missing rate in the recogniser's training; None: up to one modality left
     correlation: float = .5       # share of the signal that modalities have in common though it is no emotion
     gone: float = 0.              # share of the training entries that nobody recorded
+    steps: int = 120              # of training, about where the twin is best
 
 
 NET = dict(latent=32, hidden=64, width=64, denoiser_width=48, encoder_dropout=.1, dropout=.1)
@@ -61,10 +62,10 @@ UNDISTILLED = (*USUAL, "zero_fill_plain", "gsdnet_plain")
 GRID = {
     "base": (Setting(), ("known", *UNDISTILLED)),
     "dialogues=24": (Setting(dialogues=24), UNDISTILLED),
-    "dialogues=384": (Setting(dialogues=384), USUAL),
+    "dialogues=384": (Setting(dialogues=384, steps=240), USUAL),
     "labels=24": (Setting(labels=24), UNDISTILLED),
     "labels=6": (Setting(labels=6), UNDISTILLED),
-    "dialogues=384, labels=24": (Setting(dialogues=384, labels=24), UNDISTILLED),
+    "dialogues=384, labels=24": (Setting(dialogues=384, labels=24, steps=240), UNDISTILLED),
     "max_rate=0.1": (Setting(max_rate=.1), (*USUAL, "gsdnet_wide")),
     "max_rate=0": (Setting(max_rate=0.), ("zero_fill",)),
     "correlation=0": (Setting(correlation=0.), ("known", *USUAL)),
@@ -232,9 +233,9 @@ def untrained(name, data, law):
     return (Wide if name == "gsdnet_wide" else GSDNet)(config)
 
 
-def trained(net, data, max_rate, seed):
+def trained(net, data, max_rate, steps, seed):
     "A model after its training; the weights of the last epoch count."
-    how = TrainConfig(epochs=STEPS // -(-len(data.train) // 16), choose_from=0)
+    how = TrainConfig(epochs=max(1, steps // -(-len(data.train) // 16)), choose_from=0)
     net = Trainer(net, data, [], MixedMissing(max_rate), config=how, seed=seed).fit(progress=False)
     net.measure(data.train, random_masks(data, "mixed", seed, "train"))
     return net
@@ -253,13 +254,13 @@ def models(name, setting, data, law, seed):
     with own_randomness(seed):
         net = untrained(name, data, law)
         net.fit_standardization(data.train)
-        net = trained(net, data, what.max_rate, seed)
+        net = trained(net, data, what.max_rate, what.steps, seed)
     yield name, net
     if name != "zero_fill": return
     yield "best_mean_shown", beside(net, BestShownAsObserved, (law, True))
     yield "best_samples_shown", beside(net, BestShownAsObserved, (law, False))
     yield "zeros_shown", beside(net, ZerosShownAsObserved, ())
-    with own_randomness(seed): yield "gsdnet_shown", trained(beside(net, ShownAsObserved, ()), data, None, seed)
+    with own_randomness(seed): yield "gsdnet_shown", trained(beside(net, ShownAsObserved, ()), data, None, what.steps, seed)
 
 
 def judged(name, net, data, law, seed):

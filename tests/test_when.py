@@ -15,8 +15,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    for name, value in dict(MOST=12, TEST=6, STEPS=2).items(): monkeypatch.setattr(when, name, value)
-    monkeypatch.setitem(when.GRID, "base", (when.Setting(dialogues=8), ("known", "zero_fill", "gsdnet", "best")))
+    for name, value in dict(MOST=12, TEST=6).items(): monkeypatch.setattr(when, name, value)
+    monkeypatch.setitem(when.GRID, "base", (when.Setting(dialogues=8, steps=2), ("known", "zero_fill", "gsdnet", "best")))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_denoiser_trained_beside_a_twin_leaves_the_twin_as_it_is(shown):
     twin = when.untrained("zero_fill", data, law)
     twin.fit_standardization(data.train)
     before = {k: v.clone() for k, v in twin.state_dict().items()}
-    made = when.trained(when.beside(twin, when.ShownAsObserved, ()), data, None, 0)
+    made = when.trained(when.beside(twin, when.ShownAsObserved, ()), data, None, 2, 0)
     moved = {k.split(".")[0] for k, v in made.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"diffusion"}
 
