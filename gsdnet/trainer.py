@@ -476,6 +476,8 @@ class Trainer:
         self.optimizer = self.accelerator.prepare_optimizer(
             torch.optim.AdamW([p for g in self.groups for p in g], lr=config.lr, weight_decay=config.weight_decay, **form))
         self.averaged, self.average = copy.deepcopy(model), average_weights(config.average)
+        for part in self.averaged.modules():
+            if isinstance(part, nn.RNNBase): part.flatten_parameters() # on a GPU a copy's weights lie scattered, and would be gathered at every call
         self.record = Record(run, self.accelerator)
         self.identity = {} if run is None else self.identify(dataset)
         self.step_count, self.rows, self.best, self.best_weights = 0, [], None, {}
