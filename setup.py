@@ -24,7 +24,7 @@ setup(
     packages=find_packages(include=[f"{cfg['lib_path']}*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "cluster", "features")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "cluster", "features", "onnx")},
     entry_points={
         "console_scripts": [f"gsdnet = {cfg['lib_path']}.cli:main"],
         # lets other nbdev projects link to this one's documentation

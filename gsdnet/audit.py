@@ -405,7 +405,9 @@ def _of_folder(folder):
                    name.strip()), refused
 
 # %% ../nbs/17_audit.ipynb #ed0f4b6f
-def audit(data: str | ConversationDataset) -> Audit:
+def audit(
+    data: str | ConversationDataset, # folder or data set
+) -> Audit: # prints as a report
     """Look for faults in a data set: counts, damage, duplicates, leaks, class balance, what is missing.
 
     Parameters

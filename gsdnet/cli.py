@@ -104,7 +104,7 @@ def benchmark(
     models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int = 3,
     folds: int | None = None, validation: str = "group", never_recorded: float = 0., epochs: int | None = None,
     missing_rate: str = "mixed", task: str | None = None, jobs: int = 1, cluster: str | None = None,
-) -> int:
+) -> int: # exit status
     """Train models side by side and write one table; a run that was stopped goes on with what is missing.
 
     Parameters
@@ -178,7 +178,7 @@ def train(
     data: str, run: str, *, model: str = "gsdnet", modalities: str | None = None, task: str | None = None,
     missing_rate: str = "mixed", masks: str | None = None, seed: int = 0, resume: bool = False, training=None,
     architecture=None,
-) -> int:
+) -> int: # exit status
     """Train one model and keep it; after each epoch a checkpoint is written, from which a stopped run goes on.
 
     Parameters
@@ -269,7 +269,7 @@ def data_for(model, data, kit=None, labelled=True):
 def evaluate(
     run: str, data: str, *, masks: str | None = None, rates: str | None = None, seeds: int = 1, split: str = "test",
     json: bool = False,
-) -> int:
+) -> int: # exit status
     """Judge a kept model under missing rates.
 
     Parameters
@@ -307,7 +307,7 @@ def evaluate(
 def predict(
     run: str, data: str, *, out: str | None = None, masks: str | None = None, rate: float = 0., seed: int = 0, split: str | None = None,
     n_samples: int | None = None, json: bool = False,
-) -> int:
+) -> int: # exit status
     """Answer with a kept model, a line per utterance: class, calibrated probabilities, doubt, what was recovered.
 
     Parameters
@@ -352,7 +352,7 @@ def features(
     source: str, out: str, *, text: str = "sentence-transformers/all-MiniLM-L6-v2", audio: str = "eGeMAPSv02",
     visual: str | None = None, own: str | None = None, columns: str | None = None, label_names: str | None = None,
     name: str | None = None, encoding: str = "utf-8", seed: int = 0, overwrite: bool = False, json: bool = False,
-) -> int:
+) -> int: # exit status
     """Turn recordings, transcripts and pictures into a data folder; what cannot be read is missing, with the reason.
 
     Parameters
@@ -397,7 +397,7 @@ def features(
 def convert(
     source: str, out: str, *, layout: str | None = None, features: list[str] | None = None, name: str | None = None,
     label_names: str | None = None, zeros: str = "missing", overwrite: bool = False, json: bool = False,
-) -> int:
+) -> int: # exit status
     """Turn other people's files into a data folder.
 
     Parameters
@@ -431,7 +431,9 @@ def convert(
     return 0
 
 # %% ../nbs/29_cli.ipynb #a0964da2
-def audit(data: str, *, strict: bool = False, json: bool = False) -> int:
+def audit(
+    data: str, *, strict: bool = False, json: bool = False,
+) -> int: # exit status
     """Look for faults in a data folder: counts, damage, duplicates, leaks, class balance, what is missing.
 
     Parameters
@@ -449,7 +451,9 @@ def audit(data: str, *, strict: bool = False, json: bool = False) -> int:
     return found.status(strict=strict)
 
 # %% ../nbs/29_cli.ipynb #3835beaa
-def info(*, json: bool = False) -> int:
+def info(
+    *, json: bool = False,
+) -> int: # exit status
     """Say what is installed and on which device it would run.
 
     Parameters

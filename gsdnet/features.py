@@ -43,7 +43,7 @@ class Table:
 
     def where(self,
         i: int, # row
-    ) -> str:
+    ) -> str: # file and line
         "The place of a row in the file."
         return f"{self.path}, line {self.rows.line.iloc[i]}"
 
@@ -231,7 +231,7 @@ def read_table(
     label_names=None, # names of the classes in order; by default the labels found, sorted
     name: str | None = None, # of the data set; by default that of the table, or of its folder for utterances.*
     encoding: str = "utf-8", # of the table
-) -> Table:
+) -> Table: # checked, and sorted by conversation and time
     "Read and check a table of utterances."
     path = _table_file(source)
     frame = _renamed(_frame(path, encoding), columns, path)
@@ -257,7 +257,7 @@ class Extractor(Protocol):
     files: bool # whether its cells are paths: then items are absolute paths of what exists, else they are text
     dims: int # numbers for each item
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # plain values, as JSON has them
         "Where the features come from, for `meta.json`: extractor, version, model, settings."
 
     def __call__(self,
@@ -323,7 +323,7 @@ class SentenceText:
         self.model = _loaded(lambda: library.SentenceTransformer(str(model), device=device), model, "text")
         self.dims = self.model.encode(["."], show_progress_bar=False).shape[1]
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # for `meta.json`
         "Library, model and its weights, longest input in tokens."
         length = getattr(self.model, "max_seq_length", None)
         return dict(extractor="sentence-transformers", version=self.version, model=self.name, weights=_fingerprint(self.model),
@@ -359,7 +359,7 @@ class OpenSmile:
                                    resample=True)
         self.dims = self.smile.num_features
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # for `meta.json`
         "Library, feature set, sampling rate, and what counts as missing."
         return dict(extractor="openSMILE", version=self.version, model=self.feature_set,
                     settings=dict(level="Functionals", sampling_rate=self.sampling_rate, channels="mean", silence=self.silence,
@@ -457,7 +457,7 @@ class Faces:
         self.detector = None if whole else _detector()
         self.dims = len(self._vector([_needed("PIL.Image").new("RGB", (64, 64))]))
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # for `meta.json`
         "Library, model and its weights, face detector, number of frames."
         detector = "none, whole pictures" if self.whole else f"OpenCV {_needed('cv2').__version__} haarcascade_frontalface_default"
         return dict(extractor="transformers", version=self.version, model=self.name, weights=_fingerprint(self.model),
@@ -512,7 +512,7 @@ def extractors_for(
 
 def own_extractor(
     name: str, # package.module:thing, an extractor or a class or function that makes one without arguments
-) -> Extractor:
+) -> Extractor: # ready for use
     "An extractor of one's own, imported from the working folder or from what is installed."
     module, _, thing = name.partition(":")
     sys.path.insert(0, os.getcwd())
