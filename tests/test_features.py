@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.io import wavfile
 
+from gsdnet import extractors
 from gsdnet import features as module
+from gsdnet import utterances as tables
 from gsdnet.cli import main
 from gsdnet.data import load_dataset
 from gsdnet.features import (Faces, OpenSmile, SentenceText, extractors_for, features, one_by_one, own_extractor,
@@ -241,7 +243,7 @@ def test_a_film_is_read_frame_by_frame(image_model, pictures):
     film.release()
     (pictures / "cut.avi").write_bytes((pictures / "film.avi").read_bytes()[:400])
     faces = Faces(image_model, frames=3)
-    assert len(module._video(pictures / "film.avi", 3)) == 3
+    assert len(extractors._video(pictures / "film.avi", 3)) == 3
     assert faces([pictures / "film.avi", pictures / "cut.avi"])[1] == ["", "cannot be decoded"]
     x, why = Faces(image_model, frames=3, whole=True)([pictures / "film.avi", pictures / "portrait.png"])
     np.testing.assert_allclose(x[0], x[1], atol=0.05 * abs(x[1]).max())
@@ -544,6 +546,6 @@ def test_no_path_leads_out(tmp_path, parts):
         (root / "loop").symlink_to("loop")
     cell = "/".join(parts)
     if "\0" in cell: return
-    try: path = module._inside(root, cell, "cell")
+    try: path = tables._inside(root, cell, "cell")
     except ValueError: return
     assert path.is_relative_to(root)
