@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TEXT_MODEL', 'Extractor', 'Missing', 'one_by_one', 'SentenceText', 'OpenSmile', 'Faces', 'extractors_for',
-           'own_extractor']
+           'own_extractor', 'description', 'extractor_like']
 
 # %% ../nbs/18_extractors.ipynb #bd4c1d83
 import hashlib
 import importlib
+import json
 import os
 import sys
 import warnings
@@ -94,6 +95,14 @@ class SentenceText:
         self.model = _loaded(lambda: library.SentenceTransformer(str(model), device=device), model, "text")
         self.dims = self.model.encode(["."], show_progress_bar=False).shape[1]
 
+    @classmethod
+    def like(cls,
+        said: dict, # of `describe`
+        model=None, # folder or name, where the one that was said does not lead there
+    ) -> "SentenceText":
+        "The extractor that was described."
+        return cls(model or said["model"])
+
     def describe(self) -> dict:
         "Library, model and its weights, longest input in tokens."
         length = getattr(self.model, "max_seq_length", None)
@@ -129,6 +138,15 @@ class OpenSmile:
         self.smile = library.Smile(library.FeatureSet[feature_set], library.FeatureLevel.Functionals, sampling_rate=sampling_rate,
                                    resample=True)
         self.dims = self.smile.num_features
+
+    @classmethod
+    def like(cls,
+        said: dict, # of `describe`
+        model=None, # feature set, instead of the one that was said
+    ) -> "OpenSmile":
+        "The extractor that was described."
+        s = said["settings"]
+        return cls(model or said["model"], sampling_rate=s["sampling_rate"], silence=s["silence"], seconds=tuple(s["seconds"]))
 
     def describe(self) -> dict:
         "Library, feature set, sampling rate, and what counts as missing."
@@ -228,6 +246,14 @@ class Faces:
         self.detector = None if whole else _detector()
         self.dims = len(self._vector([_needed("PIL.Image").new("RGB", (64, 64))]))
 
+    @classmethod
+    def like(cls,
+        said: dict, # of `describe`
+        model=None, # folder or name, where the one that was said does not lead there
+    ) -> "Faces":
+        "The extractor that was described."
+        return cls(model or said["model"], frames=said["settings"]["frames"], whole=said["settings"]["faces"].startswith("none"))
+
     def describe(self) -> dict:
         "Library, model and its weights, face detector, number of frames."
         detector = "none, whole pictures" if self.whole else f"OpenCV {_needed('cv2').__version__} haarcascade_frontalface_default"
@@ -295,3 +321,24 @@ def own_extractor(
     lacking = [a for a in ("reads", "files", "dims", "describe") if not hasattr(made, a)]
     if lacking: raise ValueError(f"extractor {name!r} has no {lacking[0]}, expected reads, files, dims, describe and a call")
     return made
+
+# %% ../nbs/18_extractors.ipynb #da60d949
+_KINDS = {"sentence-transformers": SentenceText, "openSMILE": OpenSmile, "transformers": Faces}
+
+def description(
+    extractor: Extractor, # any
+) -> dict: # as it is read back from JSON
+    "What a data folder says of the features of an extractor."
+    return json.loads(json.dumps(dict(extractor.describe(), reads=extractor.reads, dims=extractor.dims)))
+
+def extractor_like(
+    said: dict, # of `description`
+    *,
+    model=None, # folder or name of the model, where the one that was said does not lead there
+) -> Extractor: # whose own description is to be compared: another version or other weights are not noticed here
+    "The library's extractor that was described, made again."
+    kind = _KINDS.get(said.get("extractor"))
+    if kind is None:
+        raise ValueError(f"features by {said.get('extractor')!r} are made by an extractor of your own, expected it to be given; the library's are {', '.join(_KINDS)}")
+    try: return kind.like(said, model)
+    except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"the description {said} of {said['extractor']} features is damaged ({e!r})") from e
