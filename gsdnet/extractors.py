@@ -133,6 +133,7 @@ class OpenSmile:
         library, self.soundfile = _needed("opensmile"), _needed("soundfile")
         known = [s.name for s in library.FeatureSet]
         if feature_set not in known: raise ValueError(f"feature set is {feature_set!r}, expected one of {', '.join(known)}")
+        if not 1000 <= sampling_rate <= 400_000: raise ValueError(f"sampling rate is {sampling_rate} Hz, expected 1,000 to 400,000")
         self.feature_set, self.sampling_rate, self.silence, self.seconds = feature_set, sampling_rate, silence, seconds
         self.version = library.__version__
         self.smile = library.Smile(library.FeatureSet[feature_set], library.FeatureLevel.Functionals, sampling_rate=sampling_rate,
@@ -337,7 +338,7 @@ def extractor_like(
     model=None, # folder or name of the model, where the one that was said does not lead there
 ) -> Extractor: # whose own description is to be compared: another version or other weights are not noticed here
     "The library's extractor that was described, made again."
-    kind = _KINDS.get(said.get("extractor"))
+    kind = _KINDS.get(str(said.get("extractor")))
     if kind is None:
         raise ValueError(f"features by {said.get('extractor')!r} are made by an extractor of your own, expected it to be given; the library's are {', '.join(_KINDS)}")
     try: return kind.like(said, model)
