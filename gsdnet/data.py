@@ -185,7 +185,8 @@ def _whole_numbers(arrays, name, n, where, optional=False):
                          f"{sorted(arrays)})")
     x = np.asarray(arrays[name])
     if x.dtype.kind not in "iu":
-        raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64)")
+        hint = ": number the names, as pandas.factorize does" if x.dtype.kind in "OSUT" else ""
+        raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64){hint}")
     if x.ndim != 1 or (n is not None and len(x) != n):
         raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected "
                          f"[{'N' if n is None else n}]: one integer per utterance")
@@ -547,7 +548,7 @@ class SyntheticConversations:
 
     def _observed(self, conversation, observed):
         "All features of a dialogue as one float64 vector, and which of them are observed."
-        if conversation.modalities != tuple(self.modalities):
+        if tuple(conversation.modalities) != tuple(self.modalities): # a clone by PyG has its names in a list
             raise ValueError(f"the conversation has modalities {conversation.modalities}, expected "
                              f"{tuple(self.modalities)} of this law")
         bits = conversation.present if observed is None else torch.as_tensor(observed) & conversation.present

@@ -491,7 +491,7 @@ class MaskKit:
             raise ValueError(f"{self.path} masks {self.modalities}, but the data set has "
                              f"{tuple(dataset.modalities)}: load it with the kit's modalities")
         if len(self.split) != len(dataset.dialogue):
-            raise ValueError(f"{self.path} is a mask kit for {len(self.split)} utterances, but the data set "
+            raise ValueError(f"{self.path} has masks for {len(self.split)} utterances, but the data set "
                              f"has {len(dataset.dialogue)}: it was made for other data")
         if tuple(dataset.modalities) != self.modalities: dataset = dataset.with_modalities(self.modalities)
         if self.data_hash and self.data_hash != dataset.hash:
