@@ -109,7 +109,7 @@ def benchmark(
     models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int = 3,
     folds: int | None = None, validation: Literal["group", "dialogue"] = "group", never_recorded: float = 0., epochs: int | None = None,
     missing_rate: Literal["mixed", "per_rate"] = "mixed", task: Task | None = None, jobs: int = 1, cluster: str | None = None, json: bool = False,
-) -> int:
+) -> int: # exit status
     """Train models side by side and write one table; a run that was stopped goes on with what is missing.
 
     Parameters
@@ -340,7 +340,7 @@ def predict(
     run: str, data: str, *, out: str | None = None, masks: str | None = None, rate: float = 0., seed: int = 0, split: Split | None = None,
     n_samples: int | None = None, text: str | None = None, visual: str | None = None, own: str | None = None, columns: str | None = None,
     encoding: str = "utf-8", json: bool = False,
-) -> int:
+) -> int: # exit status
     """Answer with a kept model, a line per utterance: class, calibrated probabilities, doubt, what was recovered.
 
     Parameters
@@ -442,7 +442,7 @@ def features(
 def convert(
     source: str, out: str, *, layout: Literal["gcnet", "mmgcn", "mmsa", "meld"] | None = None, features: str | None = None, name: str | None = None,
     label_names: str | None = None, zeros: Literal["missing", "keep"] = "missing", overwrite: bool = False, json: bool = False,
-) -> int:
+) -> int: # exit status
     """Turn other people's files into a data folder.
 
     Parameters
@@ -517,7 +517,7 @@ def info(
     return 0
 
 # %% ../nbs/29_cli.ipynb #f3268a34
-def completion(shell: Literal["bash", "zsh"]) -> int:
+def completion(shell: Literal["bash", "zsh"]) -> int: # exit status
     """Print a script that completes commands, options and their values.
 
     Parameters

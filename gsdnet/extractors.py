@@ -29,7 +29,7 @@ class Extractor(Protocol):
     files: bool # whether its cells are paths: then items are absolute paths of what exists, else they are text
     dims: int # numbers for each item
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # what JSON can hold: the extractor, its model, its versions
         "Where the features come from, for `meta.json`: extractor, version, model, settings."
 
     def __call__(self,
@@ -103,7 +103,7 @@ class SentenceText:
         "The extractor that was described."
         return cls(model or said["model"])
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # what JSON can hold: the extractor, its model, its versions
         "Library, model and its weights, longest input in tokens."
         length = getattr(self.model, "max_seq_length", None)
         return dict(extractor="sentence-transformers", version=self.version, model=self.name, weights=_fingerprint(self.model),
@@ -149,7 +149,7 @@ class OpenSmile:
         s = said["settings"]
         return cls(model or said["model"], sampling_rate=s["sampling_rate"], silence=s["silence"], seconds=tuple(s["seconds"]))
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # what JSON can hold: the extractor, its model, its versions
         "Library, feature set, sampling rate, and what counts as missing."
         return dict(extractor="openSMILE", version=self.version, model=self.feature_set,
                     settings=dict(level="Functionals", sampling_rate=self.sampling_rate, channels="mean", silence=self.silence,
@@ -255,7 +255,7 @@ class Faces:
         "The extractor that was described."
         return cls(model or said["model"], frames=said["settings"]["frames"], whole=said["settings"]["faces"].startswith("none"))
 
-    def describe(self) -> dict:
+    def describe(self) -> dict: # what JSON can hold: the extractor, its model, its versions
         "Library, model and its weights, face detector, number of frames."
         detector = "none, whole pictures" if self.whole else f"OpenCV {_needed('cv2').__version__} haarcascade_frontalface_default"
         return dict(extractor="transformers", version=self.version, model=self.name, weights=_fingerprint(self.model),
@@ -310,7 +310,7 @@ def extractors_for(
 
 def own_extractor(
     name: str, # package.module:thing, an extractor or a class or function that makes one without arguments
-) -> Extractor:
+) -> Extractor: # ready for use
     "An extractor of one's own, imported from the working folder or from what is installed."
     module, _, thing = name.partition(":")
     sys.path.insert(0, os.getcwd())

@@ -36,7 +36,7 @@ class Table:
 
     def where(self,
         i: int, # row
-    ) -> str:
+    ) -> str: # file and line
         "The place of a row in the file."
         return f"{self.path}, line {self.rows.line.iloc[i]}"
 
@@ -224,7 +224,7 @@ def read_table(
     label_names=None, # names of the classes in order; by default the labels found, sorted
     name: str | None = None, # of the data set; by default that of the table, or of its folder for utterances.*
     encoding: str = "utf-8", # of the table
-) -> Table:
+) -> Table: # checked, in order
     "Read and check a table of utterances."
     path = _table_file(source)
     frame = _renamed(_frame(path, encoding), columns, path)

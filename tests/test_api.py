@@ -82,7 +82,7 @@ def used():
     for path in (ROOT / "nbs").glob("*.ipynb"):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             source = "".join(cell["source"])
-            if cell["cell_type"] != "code" or EXPORTED.search(source): continue
+            if cell["cell_type"] != "code" or EXPORTED.search(source) or source.lstrip().startswith("%%"): continue
             for node in ast.walk(ast.parse(re.sub(r"^[!%].*$", "", source, flags=re.M))):
                 if isinstance(node, ast.Name): names.add(node.id)
                 elif isinstance(node, ast.Attribute): names.add(node.attr)
