@@ -26,7 +26,7 @@ from .checkpoint import write_whole
 from .conversation import Conversation, ConversationBatch, GraphBatch
 from .data import ConversationDataset
 from .diffusion import Recovery
-from .files import load_json
+from .files import load_json, shown
 from .model import GSDNet, Recogniser
 from .spectrum import Spectrum
 
@@ -59,7 +59,7 @@ def check_features(
     "Refuse a data set whose features are not those that a model was trained on."
     expected, said = getattr(model, "described", None) or describe(model), made_by(folder)
     got = {name: {"channels": d, "made_by": said.get(name)} for name, d in dataset.dims.items()}
-    short = lambda one: f"{one['channels']} channels" + (f" made by {json.dumps(one['made_by'], ensure_ascii=False)}" if one["made_by"] else "")
+    short = lambda one: f"{one['channels']} channels" + (f" made by {json.dumps(one['made_by'], ensure_ascii=False):.300}" if one["made_by"] else "")
     wrong = [name for name in got if name not in expected or got[name]["channels"] != expected[name]["channels"]
              or None not in (got[name]["made_by"], expected[name]["made_by"]) and got[name]["made_by"] != expected[name]["made_by"]]
     if not wrong: return
@@ -73,11 +73,16 @@ def result_table(
     name: str, # of the model in it, such as "gsdnet"
 ) -> pd.DataFrame: # a line for each data set, protocol, missing rate, mask file and commit
     "Mean and deviation over seeds and folds of a model's scores."
-    rows = pd.read_csv(results)
+    try: rows = pd.read_csv(results)
+    except ValueError as error: raise ValueError(f"{results} is no table ({shown(str(error))}), expected results.csv of gsdnet benchmark") from None
+    groups = ["dataset", "protocol", "rate", "mask_hash", "commit"]
+    if absent := {"model", "seed", *groups} - set(rows): raise ValueError(f"{results} has no column {', '.join(sorted(absent))}, expected results.csv of gsdnet benchmark")
     rows = rows[rows["model"] == name]
     if not len(rows): raise ValueError(f"{results} has no row of model {name!r}, expected some: name another model or another file")
     scores = [c for c in ("weighted_f1", "accuracy", "mae", "corr") if c in rows and rows[c].notna().any()]
-    groups = rows.groupby(["dataset", "protocol", "rate", "mask_hash", "commit"], dropna=False)
+    bad = [score for score in scores if not pd.api.types.is_numeric_dtype(rows[score])]
+    if bad: raise ValueError(f"{results} holds words in column {', '.join(bad)}, expected numbers: was it edited?")
+    groups = rows.groupby(groups, dropna=False)
     found = {"trainings": groups.size(), "seeds": groups["seed"].agg(lambda s: ", ".join(map(str, sorted(set(s)))))}
     for score in scores: found |= {score: groups[score].mean(), f"{score}_std": groups[score].std()}
     return pd.DataFrame(found).reset_index()
@@ -145,6 +150,17 @@ def save_pretrained(
     write_whole(folder / "README.md", str(card(model, described, results=rows, facts=facts, license=license)))
     return folder
 
+# %% ../nbs/21_sharing.ipynb #d41c08e2
+def described_in(path, model):
+    "The description of a model's features beside it; None where there is none, refused where it is of another model."
+    if not path.is_file(): return None
+    said = load_json(path)
+    for name in (*model.modalities, *said):
+        one = said.get(name)
+        if not isinstance(one, dict) or one.get("channels", 0) != model.config.dims.get(name) or "made_by" not in one:
+            raise ValueError(f"{path} says {shown(str(one))} of modality {shown(name)}, expected channels and made_by of {', '.join(model.modalities)}: fetch the folder anew")
+    return said
+
 # %% ../nbs/21_sharing.ipynb #86ab3d8b
 def from_pretrained(
     source, # folder, or "hf://OWNER/NAME" of a repository on the Hugging Face Hub
@@ -162,8 +178,7 @@ def from_pretrained(
     kind = load_json(path).get("class")
     if kind not in classes: raise ValueError(f"{path} is of class {kind!r}, expected one of {', '.join(classes)}: was it written by save_pretrained?")
     model = classes[kind].from_pretrained(folder)
-    beside = folder / "features.json"
-    model.described = load_json(beside) if beside.is_file() else None
+    model.described = described_in(folder / "features.json", model)
     return model
 
 # %% ../nbs/21_sharing.ipynb #502c9c91
