@@ -632,6 +632,8 @@ class GSDNet(Recogniser):
     ) -> None:
         "Find out how far the first estimate of what is missing is off, so that samples spread as widely."
         if not self.config.recover: return
+        rows, present = (torch.cat([getattr(talk, name) for talk in conversations]) for name in ("rows", "present"))
+        masks = [mask for mask in masks if (present & ~torch.as_tensor(mask)[rows]).any()] # a single modality is never hidden
         found = [batch for mask in masks for _, batch in self.batches(conversations, mask, targets=True) if batch.target_mask.any()]
         self.diffusion.measure((self.encode(batch.complete()).flatten(-2), batch.observed, batch.target_mask, batch.graph) for batch in found)
 
