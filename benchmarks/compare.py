@@ -20,6 +20,7 @@ def options(about, **more):
     parser.add_argument("--out", default="results", help="folder of the CSV files")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and epochs: the right order of magnitude in a minute or two")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--commit", help="commit that rows name, where the source is a copy without its repository")
     for name, what in more.items():
         how = {"action": "store_true", "help": what} if isinstance(what, str) else dict(zip(("type", "default", "help"), what))
         parser.add_argument(f"--{name}", **how)
@@ -61,8 +62,11 @@ def dataset(folder):
     return (data.use(kit), kit) if kit else (data, MaskKit.draw(data, [0., .3, .5], [0]))
 
 
-def device():
-    "The processor's name, and how many cores are to be had."
+def device(kind="cpu"):
+    "Name of the GPU; or that of the processor, and how many cores are to be had."
+    if kind == "cuda":
+        import torch
+        return torch.cuda.get_device_name()
     names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
@@ -75,7 +79,7 @@ def row(chosen, what, a, b, result, unit):
     figures = dict(a_value=short(result.a), b_value=short(result.b), ratio=short(result.ratio), low=short(result.low), high=short(result.high),
                    cpu_ratio=short(result.cpu_ratio), busy=short(result.busy))
     return dict(what=what, a=a, b=b or "", **figures, unit=unit, threads=chosen.threads, data=Path(chosen.data).name if chosen.data else "synthetic",
-                device=device(), date=time.strftime("%Y-%m-%d", time.gmtime()), commit=commit(),
+                device=device(getattr(chosen, "device", "cpu")), date=time.strftime("%Y-%m-%d", time.gmtime()), commit=chosen.commit or commit(),
                 versions=" ".join(f"{k}={v}" for k, v in versions().items() if k in ("python", "torch", "gsdnet")))
 
 

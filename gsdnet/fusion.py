@@ -107,6 +107,13 @@ class FusionGNN(nn.Module):
         self.context = Context(width)
         self.graph = ConversationConv(width, n_modalities)
         self.head = nn.Linear(2 * width, n_outputs)
+        self.alone = nn.ModuleList(nn.Linear(latent, n_outputs) for _ in range(n_modalities))
+
+    def unimodal(self,
+        z: Tensor, # `[..., M, d]` latents
+    ) -> Tensor: # `[..., M, C]`
+        "What each modality answers by itself."
+        return torch.stack([head(x) for head, x in zip(self.alone, z.unbind(-2))], -2)
 
     def forward(self,
         z: Tensor, # `[B, N, ..., M, d]` latents; only observed ones are read
@@ -122,4 +129,5 @@ class FusionGNN(nn.Module):
         h = self.dropout(nn.functional.gelu(self.norm(h)))
         c = self.dropout(h + self.context(h, graph.valid))
         h, c = (a.expand(*a.shape[:2], *offsets.shape[2:-1], -1) for a in (h, c))
-        return self.head(self.dropout(torch.cat([self.graph(c, offsets, graph), h], -1)))
+        said = torch.where(observed[..., None], self.unimodal(z), 0.0).sum(-2)
+        return self.head(self.dropout(torch.cat([self.graph(c, offsets, graph), h], -1))) + said

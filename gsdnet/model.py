@@ -82,6 +82,10 @@ class GSDConfig:
         Share of training dialogues whose recovered latents are withheld from the fusion network.
     smoothing : float
         Label smoothing.
+    masked_views : int
+        Views with holes of each training dialogue that the recogniser must answer: 1, or 2 with that of the recovery's mask.
+    unimodal_weight : float
+        Weight of the loss on what each modality answers by itself.
     complete_weight : float
         Weight of the loss on the complete view.
     distill_weight : float
@@ -115,6 +119,8 @@ class GSDConfig:
     margin: int = 32
     path_drop: float = 0.3
     smoothing: float = 0.05
+    masked_views: int = 2
+    unimodal_weight: float = 1.0
     complete_weight: float = 0.5
     distill_weight: float = 0.5
     feature_weight: float = 0.5
@@ -126,6 +132,7 @@ class GSDConfig:
             raise ValueError(f"got task {self.task!r}, expected 'classification' or 'regression'")
         if not 0 <= 2 * self.margin < self.max_length:
             raise ValueError(f"got max_length={self.max_length}, margin={self.margin}, expected a max_length above twice the margin")
+        if self.masked_views not in (1, 2): raise ValueError(f"got masked_views={self.masked_views}, expected 1 or 2: a training dialogue has two masks")
         object.__setattr__(self, "dims", dict(self.dims))
         object.__setattr__(self, "label_names", tuple(self.label_names))
 
@@ -277,18 +284,20 @@ class Recogniser(nn.Module):
         return out
 
     def task_loss(self,
-        outputs: Tensor, # `[B, N, C]` logits, or `[B, N, 1]` standardised scores
+        outputs: Tensor, # `[B, N, ..., C]` logits, or `[B, N, ..., 1]` standardised scores
         batch: ConversationBatch, # with labels
-    ) -> Tensor: # mean over labelled utterances
+        counted: Tensor | None = None, # bool `[B, N, ...]` which of the answers count; all of labelled utterances if None
+    ) -> Tensor: # mean over answers to labelled utterances
         "Cross-entropy with label smoothing, or the smooth absolute error of the standardised score."
-        if self.config.task == "classification":
-            known = batch.y >= 0
-            if not known.any(): return 0.0 * outputs.sum()
-            return F.cross_entropy(outputs[known], batch.y[known], label_smoothing=self.config.smoothing)
-        known = batch.score.isfinite() & batch.valid
+        by_class = self.config.task == "classification"
+        truth = batch.y if by_class else batch.score.masked_fill(~batch.valid, torch.nan)
+        truth = truth.view(*truth.shape, *[1] * (outputs.ndim - 3)).expand(outputs.shape[:-1])
+        known = truth >= 0 if by_class else truth.isfinite()
+        if counted is not None: known = known & counted
         if not known.any(): return 0.0 * outputs.sum()
+        if by_class: return F.cross_entropy(outputs[known], truth[known], label_smoothing=self.config.smoothing)
         mean, std = self.score_scale
-        return F.smooth_l1_loss(outputs[known][..., 0], (batch.score[known] - mean) / std)
+        return F.smooth_l1_loss(outputs[known][..., 0], (truth[known] - mean) / std)
 
     def outputs(self,
         batch: ConversationBatch, # aligned
@@ -559,9 +568,12 @@ class GSDNet(Recogniser):
             recovery = self.diffusion.recover((clean * batch.observed[..., None]).flatten(-2), batch.observed, batch.graph,
                                               n_steps=c.n_steps, n_samples=1, generator=generator)
             recovery.values = recovery.values * (torch.rand(len(z), generator=generator) >= c.path_drop).to(z)[:, None, None]
-        masked, whole = self.views(z, batch, known, recovery)
+        seen = [batch, replace(complete, observed=recovery_observed & known)][:c.masked_views]
+        *masked, whole = self.views(z, [*seen, complete], recovery)
+        masked = torch.stack(masked, 2)
         return terms | {"masked": self.task_loss(masked, batch), "complete": c.complete_weight * self.task_loss(whole, batch),
-                        "distill": c.distill_weight * self.divergence(whole.detach(), masked, batch)}
+                        "distill": c.distill_weight * self.divergence(whole.detach(), masked, batch),
+                        "unimodal": c.unimodal_weight * self.task_loss(self.fusion.unimodal(z), batch, known)}
 
     @torch.no_grad()
     def clean(self,
@@ -577,26 +589,27 @@ class GSDNet(Recogniser):
 
     def views(self,
         z: Tensor, # `[B, N, M, d]` latents of everything recorded
-        batch: ConversationBatch, # the masked view
-        known: Tensor, # bool `[B, N, M]` what the complete view shows
-        recovery: Recovery | None, # of the masked view, one sample
-    ) -> tuple[Tensor, Tensor]: # answers to the masked and to the complete view, `[B, N, C]` each
-        "Both views through the fusion network at once, as two samples of one batch."
-        recovered, offsets = self.recovered(z * batch.observed[..., None], batch.observed, batch, recovery)
-        offsets = torch.cat([offsets, self.diffusion.offsets(z.detach().flatten(-2), batch.graph, known)[:, :, None]], 2)
-        if recovered is not None: recovered = torch.cat([recovered, torch.zeros_like(recovered)], 2)
-        shown = torch.stack([batch.observed, known], 2)
-        return self.fusion(z[:, :, None].expand(-1, -1, 2, -1, -1), shown, recovered, offsets, batch.graph).unbind(2)
+        batches: Sequence[ConversationBatch], # V views of the same dialogues; their features are read where they are observed
+        recovery: Recovery | None, # of the first view, one sample
+    ) -> tuple[Tensor, ...]: # answers to each view, `[B, N, C]`
+        "All views through the fusion network at once, as samples of one batch; only the first is told what was recovered."
+        helped = [recovery] + [None] * (len(batches) - 1)
+        parts = [self.recovered(z * b.observed[..., None], b.observed, b, r) for b, r in zip(batches, helped)]
+        latents, offsets = zip(*parts)
+        blank = next((torch.zeros_like(x) for x in latents if x is not None), None)
+        recovered = None if blank is None else torch.cat([blank if x is None else x for x in latents], 2)
+        shown = torch.stack([b.observed for b in batches], 2)
+        return self.fusion(z[:, :, None].expand(-1, -1, len(batches), -1, -1), shown, recovered, torch.cat(offsets, 2), batches[0].graph).unbind(2)
 
     def divergence(self,
         teacher: Tensor, # `[B, N, C]` outputs of the complete view
-        student: Tensor, # `[B, N, C]` outputs of the masked view
+        student: Tensor, # `[B, N, V, C]` outputs of V views with holes
         batch: ConversationBatch, # for `valid`
-    ) -> Tensor:
-        "Kullback-Leibler divergence from teacher to student over utterances; squared difference of scores."
-        teacher, student = teacher[batch.valid], student[batch.valid]
-        if self.config.task == "regression": return F.mse_loss(student, teacher)
-        return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean")
+    ) -> Tensor: # mean over utterances and views
+        "Kullback-Leibler divergence from teacher to students; squared difference of scores."
+        teacher, student = teacher[batch.valid][:, None], student[batch.valid]
+        if self.config.task == "regression": return (student - teacher).square().mean()
+        return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none").sum(-1).mean()
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         "The denoiser's parameters, and the rest: their gradients are clipped apart."

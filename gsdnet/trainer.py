@@ -250,6 +250,7 @@ def loss_counts(
     spectra = int((conversation.present.all(0) & target.any(0)).sum())
     return {"feature": int(target.sum()), "eigenvalue": spectra * len(conversation.eigenvalues),
             "masked": int(labelled.sum()), "complete": int(labelled.sum()), "distill": conversation.num_nodes,
+            "unimodal": int((conversation.present & labelled[:, None]).sum()),
             "reconstruction": conversation.num_nodes}
 
 # %% ../nbs/11_trainer.ipynb #90c762fe
