@@ -149,7 +149,8 @@ class Law:
         spread, corners = torch.linalg.cholesky(cov).float(), self.law.prototypes.float()
         z, xi = self.noise(self.q + self.law.n_classes, n, len(mean)).split([self.q, self.law.n_classes])
         votes = (corners @ mean.float().T)[:, None] + torch.einsum("cp,upq,qsu->csu", corners, spread, z) + self.law.label_noise * xi
-        return (votes == votes.amax(0)).double().mean(1).T # the share of draws that a class wins; ties do not happen
+        won = (votes == votes.amax(0)).double().mean(1).T # the share of draws that a class wins; in single precision two may tie
+        return won / won.sum(-1, keepdim=True)
 
 
 class KnownLaw(SpectralDiffusion):
@@ -306,10 +307,11 @@ def task(setting, seed, name):
 
 
 def tasks(chosen, there):
-    "What is still to be made, seed by seed, the longest first within a seed."
+    "What is still to be made, seed by seed."
     names = chosen.only.split(";") if chosen.only else list(GRID)
     if unknown := [n for n in names if n not in GRID]: sys.exit(f"got --only with {unknown}, expected some of {list(GRID)}, separated by semicolons")
-    todo = [(setting, seed, name) for seed in range(chosen.first, chosen.first + chosen.seeds) for setting in names for name in GRID[setting][1]]
+    wanted = lambda name: not chosen.tasks or name in chosen.tasks.split(",")
+    todo = [(setting, seed, name) for seed in range(chosen.first, chosen.first + chosen.seeds) for setting in names for name in GRID[setting][1] if wanted(name)]
     return [t for t in todo if (t[0], str(t[1]), t[2]) not in there]
 
 
@@ -318,6 +320,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each in a process of its own")
     parser.add_argument("--only", help="names of settings, separated by semicolons")
+    parser.add_argument("--tasks", help="names of trainings, separated by commas: known, zero_fill, gsdnet, best, ...")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--out", default="results", help="folder of the CSV file")
