@@ -10,6 +10,7 @@ is another law, other conversations, other masks and other weights at once, the 
     zero_fill, gsdnet       the twin and GSDNet; with _plain: without distillation; gsdnet_wide: its denoiser meets every rate, whatever the recogniser meets
     best                    GSDNet whose denoiser is replaced by the law: true posterior draws in training and test, fused as GSDNet fuses them
     gsdnet_shown            the finished twin, and a denoiser trained beside it: what is recovered is shown to the twin as if it had been recorded
+    gsdnet_mean_shown       the same, but the mean of the samples is shown, and not each of them
     best_mean_shown, best_samples_shown   the same with the law's posterior mean, or eight draws, in the place of the denoiser's
     zeros_shown             a control: zeros, which are the mean of all features, shown as if recorded
     optimum, everything ... task `known`, which trains nothing: what the law itself answers
@@ -194,11 +195,13 @@ class Best(GSDNet):
 
 class ShownAsObserved(GSDNet):
     "A recogniser as it is, shown what was recovered as if it had been recorded; the denoiser alone is trained, and needs no label."
+    mean = False # show the mean of the samples, or one after the other and average the answers
+
     def outputs(self, batch, *, seed=0, n_steps=None, n_samples=None):
         z = self.encode(batch)
         recovery = self.recover(batch, n_steps, n_samples, keyed_generators(batch.keys, seed), z)
-        whole = batch.observed | batch.valid[..., None]
-        return torch.cat([self.fuse(v.unflatten(-1, z.shape[-2:]), whole, batch) for v in recovery.values])
+        whole, shown = batch.observed | batch.valid[..., None], recovery.mean[None] if self.mean else recovery.values
+        return torch.cat([self.fuse(v.unflatten(-1, z.shape[-2:]), whole, batch) for v in shown])
 
     def loss(self, batch, recovery_observed, generator=None):
         complete = batch.complete()
@@ -261,7 +264,10 @@ def models(name, setting, data, law, seed):
     yield "best_mean_shown", beside(net, BestShownAsObserved, (law, True))
     yield "best_samples_shown", beside(net, BestShownAsObserved, (law, False))
     yield "zeros_shown", beside(net, ZerosShownAsObserved, ())
-    with own_randomness(seed): yield "gsdnet_shown", trained(beside(net, ShownAsObserved, ()), data, None, what.steps, seed)
+    with own_randomness(seed): shown = trained(beside(net, ShownAsObserved, ()), data, None, what.steps, seed)
+    yield "gsdnet_shown", shown
+    shown.mean = True
+    yield "gsdnet_mean_shown", shown
 
 
 def judged(name, net, data, law, seed):
