@@ -58,6 +58,8 @@ def test_settings_take_away_what_they_say_and_leave_the_test_alone():
     assert sum(bool((c.y >= 0).any()) for c in few.train) == 2
     gone = 1 - torch.cat([c.present for c in holes.train]).double().mean()
     assert abs(gone - .3) < .01
+    test = torch.cat([c.rows for c in base.test])
+    for name, mask in when.masks(base, 1).items(): assert torch.equal(mask[test], when.masks(holes, 1)[name][test])
 
 
 def test_the_best_recovery_is_the_law_encoded_and_keeps_what_is_observed(shown):
