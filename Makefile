@@ -54,9 +54,9 @@ results: .venv/.run
 results-quick: .venv/.run
 	$(WHICH) --quick --out runs/quick/results --runs runs/quick/runs
 
-# formulas that need no network, where npm is at hand; elsewhere the pages load KaTeX from its CDN
+# formulas that need no network, where npm is at hand; elsewhere the pages load KaTeX from its CDN. axe-core judges pages in a test
 $(KATEX):
-	-@! command -v npm >/dev/null || npm install --silent --prefix . --no-save --no-package-lock --no-audit --no-fund katex@0.16.11
+	-@! command -v npm >/dev/null || npm install --silent --prefix . --no-save --no-package-lock --no-audit --no-fund katex@0.16.11 axe-core@4
 
 docs: .venv/.dev $(KATEX)
 	$(BIN)/python tools/build_docs.py --katex $(KATEX)

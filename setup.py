@@ -10,6 +10,9 @@ config.read(ROOT / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 readme = ROOT / "README.md"
 
+extras = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "cluster", "features", "onnx")}
+extras["dev"] += extras["cluster"] + extras["features"] + extras["onnx"] # whatever the tests need
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -24,7 +27,7 @@ setup(
     packages=find_packages(include=[f"{cfg['lib_path']}*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "cluster", "features")},
+    extras_require=extras,
     entry_points={
         "console_scripts": [f"gsdnet = {cfg['lib_path']}.cli:main"],
         # lets other nbdev projects link to this one's documentation

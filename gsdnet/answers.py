@@ -74,7 +74,9 @@ class Online:
         last = {name: x[-1:] for name, x in vars(found).items() if isinstance(x, np.ndarray)}
         return replace(found, **last | {"rows": np.array([self.count - 1])})
 
-    def checked(self, features):
+    def checked(self,
+        features, # by modality, a vector or None
+    ): # vectors by modality, and bits
         "The vectors as float32, zeros where nothing was recorded, and the bits of what was."
         dims, given = self.model.config.dims, {name: x for name, x in features.items() if x is not None}
         if not given or set(given) - set(dims):
@@ -94,7 +96,7 @@ class Online:
         parts = math.ceil(self.count / (size - 2 * margin))
         return round((parts - 1) * self.count / parts) - margin
 
-    def window(self) -> Conversation:
+    def window(self) -> Conversation: # the end of the past, `max_length` utterances at most
         "What is read to answer the newest utterance."
         heard = list(self.past)[self.start - self.count:]
         vectors, bits = zip(*(utterance for utterance, _ in heard))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'BiLSTM', 'time_relations', 'speaker_relations', 'RelationalGraph', 'GCNetLike', 'CrossAttention', 'Stage',
-           'ScoreUNet', 'UtteranceNoise', 'IMDerLike', 'IMDerCompact', 'ResidualCascade', 'MMINLike', 'gcnet_like',
-           'imder_like', 'imder_few', 'mmin_like']
+           'ScoreUNet', 'IMDerLike', 'IMDerCompact', 'ResidualCascade', 'MMINLike', 'gcnet_like', 'imder_like',
+           'imder_few', 'mmin_like']
 
 # %% ../nbs/14_architectures.ipynb #8f5120f6
 import math
@@ -496,7 +496,7 @@ class MMINLike(Recogniser):
 def gcnet_like(
     dataset: ConversationDataset, # to fit the shape to
     **options, # of `GSDConfig`; by default the published sizes
-) -> GCNetLike:
+) -> GCNetLike: # untrained
     "In the manner of GCNet: 200 hidden channels each way, 100 on the graphs, two neighbours on either side, dropout one half."
     return GCNetLike(GSDConfig.of(dataset, **{"width": 200, "window": 2, "dropout": 0.5, **options}))
 
@@ -504,7 +504,7 @@ def gcnet_like(
 def imder_like(
     dataset: ConversationDataset, # to fit the shape to
     **options, # of `GSDConfig`; by default the published sizes and steps
-) -> IMDerLike:
+) -> IMDerLike: # untrained
     "In the manner of IMDer: a U-Net of 32 to 256 channels for each modality, one sample of 100 steps."
     return IMDerLike(GSDConfig.of(dataset, **{"denoiser_width": 32, "n_steps": 100, "n_samples": 1, **options}))
 
@@ -512,7 +512,7 @@ def imder_like(
 def imder_few(
     dataset: ConversationDataset, # to fit the shape to
     **options, # of `GSDConfig`; by default the published sizes
-) -> IMDerLike:
+) -> IMDerLike: # untrained
     "The same with GSDNet's own numbers of steps and samples."
     return IMDerLike(GSDConfig.of(dataset, **{"denoiser_width": 32, **options}))
 
@@ -520,7 +520,7 @@ def imder_few(
 def mmin_like(
     dataset: ConversationDataset, # to fit the shape to
     **options, # of `GSDConfig`; by default the published sizes
-) -> MMINLike:
+) -> MMINLike: # untrained
     "In the manner of MMIN: embeddings of 128, two cascades of five auto-encoders of 256, 128 and 64, dropout one half."
     return MMINLike(GSDConfig.of(dataset, **{"latent": 128, "width": 256, "dropout": 0.5, **options}))
 

@@ -400,12 +400,14 @@ def _of_folder(folder):
         load_dataset(folder)
     except (ValueError, TypeError, OSError, RecursionError) as e:
         refused.append(Finding("error", "refused", f"load_dataset would not take it: {' '.join(str(e).split())[:400]}"))
-    name = " ".join(str(x) for x in (folder.resolve().name, meta.get("name", "")) if isinstance(x, str))
+    name = " ".join(dict.fromkeys(x for x in (folder.resolve().name, meta.get("name", "")) if isinstance(x, str)))
     return _usable(arrays, [m for m in modalities if isinstance(m, str)] if modalities else None, names,
                    name.strip()), refused
 
 # %% ../nbs/17_audit.ipynb #ed0f4b6f
-def audit(data: str | ConversationDataset) -> Audit:
+def audit(
+    data: str | ConversationDataset, # folder or data set
+) -> Audit: # prints as a report
     """Look for faults in a data set: counts, damage, duplicates, leaks, class balance, what is missing.
 
     Parameters

@@ -626,8 +626,8 @@ def paired(
     for what in ["data_hash", "test_mask" if "test_mask" in results and results["test_mask"].notna().all() else "mask_hash"]:
         other = (mine[what] != theirs[what])
         if other.any():
-            raise ValueError(f"{a!r} and {b!r} differ in {what} in {other.sum()} of {len(other)} pairs (first: {other.idxmax()}), expected the same: "
-                             "they were not shown the same entries; run both with one kit or one grid.")
+            raise ValueError(f"{a!r} and {b!r} differ in {what} in {other.sum()} of {len(other)} pairs (first: {', '.join(map(str, other.idxmax()))}), expected "
+                             "the same: they were not shown the same entries; run both with one kit or one grid.")
     return delta
 
 # %% ../nbs/15_benchmark.ipynb #7d7f801a

@@ -206,7 +206,10 @@ class AddSpectrum(BaseTransform):
     ):
         self.settings = (window, decay, cross_speaker, k)
 
-    def forward(self, data: Data) -> Data:
+    def forward(self,
+        data: Data, # a conversation, or any graph with `edge_index`
+    ) -> Data: # the same object
+        "Attach the spectrum, unless it is there with the same settings."
         if data.get("spectrum_settings") == self.settings: return data
         if "speaker" in data: found = _structure(data.speaker.cpu().numpy().tobytes(), *self.settings)
         else: found = _with_spectrum(_edge_weights(data), self.settings[-1])
@@ -257,7 +260,9 @@ class GraphBatch:
     valid: Tensor # `[B, N]` bool, False on padding
     same_speaker: Tensor # `[B, N, N]` bool, real pairs of one speaker; all real pairs where there are no speakers
 
-    def to(self, *args) -> "GraphBatch":
+    def to(self,
+        *args, # of `Tensor.to`: a device
+    ) -> "GraphBatch":
         "The batch on another device."
         return replace(self, **{f.name: _moved(getattr(self, f.name), *args) for f in fields(self)})
 
@@ -339,7 +344,9 @@ class ConversationBatch:
             score=None if any(s is None for s in scores) else pad_sequence(scores, True, float("nan")),
             modalities=modalities, keys=[c.key for c in conversations], lengths=lengths)
 
-    def to(self, *args) -> "ConversationBatch":
+    def to(self,
+        *args, # of `Tensor.to`: a device
+    ) -> "ConversationBatch":
         "The batch on another device."
         return replace(self, **{f.name: _moved(getattr(self, f.name), *args) for f in fields(self)})
 

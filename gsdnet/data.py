@@ -85,13 +85,19 @@ class ConversationDataset:
                 f"{self.dims}, {self.n_classes} classes, {self.task})")
 
     @property
-    def n_utterances(self) -> int: return len(self.dialogue)
+    def n_utterances(self) -> int:
+        "Utterances, whatever their split."
+        return len(self.dialogue)
 
     @property
-    def n_classes(self) -> int: return len(self.label_names)
+    def n_classes(self) -> int:
+        "Classes that have a name."
+        return len(self.label_names)
 
     @property
-    def dims(self) -> dict: return {m: x.shape[1] for m, x in self._features.items()}
+    def dims(self) -> dict:
+        "Channels of each modality, by name."
+        return {m: x.shape[1] for m, x in self._features.items()}
 
     def subset(self,
         split: str, # "train", "valid" or "test"
@@ -101,13 +107,19 @@ class ConversationDataset:
         return [c for c in self.conversations if self.split[c.rows[0]] == SPLITS[split]]
 
     @property
-    def train(self) -> list: return self.subset("train")
+    def train(self) -> list:
+        "Conversations of the training split."
+        return self.subset("train")
 
     @property
-    def valid(self) -> list: return self.subset("valid")
+    def valid(self) -> list:
+        "Conversations of the validation split."
+        return self.subset("valid")
 
     @property
-    def test(self) -> list: return self.subset("test")
+    def test(self) -> list:
+        "Conversations of the test split."
+        return self.subset("test")
 
     @cached_property
     def hash(self) -> str:
@@ -173,7 +185,8 @@ def _whole_numbers(arrays, name, n, where, optional=False):
                          f"{sorted(arrays)})")
     x = np.asarray(arrays[name])
     if x.dtype.kind not in "iu":
-        raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64)")
+        hint = ": number the names, as pandas.factorize does" if x.dtype.kind in "OSUT" else ""
+        raise ValueError(f"{where}: array `{name}` has dtype {x.dtype}, expected integers (int64){hint}")
     if x.ndim != 1 or (n is not None and len(x) != n):
         raise ValueError(f"{where}: array `{name}` has shape {list(x.shape)}, expected "
                          f"[{'N' if n is None else n}]: one integer per utterance")
@@ -279,7 +292,7 @@ def load_dataset(
     modalities=None, # names, in order; by default those that `meta.json` lists, else every float matrix
     task: str | None = None, # "classification" or "regression"; by default regression where there is a `score`
     **limits, # `limit` and `ratio` of `load_npz`, for larger data than it expects
-) -> ConversationDataset:
+) -> ConversationDataset: # checked: a faulty folder is refused
     "Read a data set from its folder."
     folder = Path(folder)
     for file in ("data.npz", "meta.json"):
@@ -518,7 +531,7 @@ class SyntheticConversations:
         votes = votes + self.label_noise * torch.randn(votes.shape, generator=g, dtype=torch.float64)
         return torch.nn.functional.one_hot(votes.argmax(-1), self.n_classes).double().mean(0)
 
-    def dataset(self) -> ConversationDataset:
+    def dataset(self) -> ConversationDataset: # the same at every call
         "Draw the conversations."
         g = torch.Generator().manual_seed(self.seed + 1)
         talks = [self._talk(g) for _ in range(self.n_dialogues)]
@@ -535,7 +548,7 @@ class SyntheticConversations:
 
     def _observed(self, conversation, observed):
         "All features of a dialogue as one float64 vector, and which of them are observed."
-        if conversation.modalities != tuple(self.modalities):
+        if tuple(conversation.modalities) != tuple(self.modalities): # a clone by PyG has its names in a list
             raise ValueError(f"the conversation has modalities {conversation.modalities}, expected "
                              f"{tuple(self.modalities)} of this law")
         bits = conversation.present if observed is None else torch.as_tensor(observed) & conversation.present

@@ -211,7 +211,7 @@ class SpectralDiffusion(nn.Module):
         x: Tensor, # `[B, N, D]` features, zero where hidden
         observed: Tensor, # bool `[B, N, M]`
         graph: GraphBatch, # the graphs
-    ) -> Condition:
+    ) -> Condition: # for `estimate`
         "Everything that the denoisers need of the observed entries, once for all steps and samples."
         open_ = ~observed & graph.valid[..., None]
         share = (observed & graph.valid[..., None]).sum(1) / graph.valid.sum(1, keepdim=True)
@@ -275,7 +275,7 @@ class SpectralDiffusion(nn.Module):
         n_samples: int = 8, # samples of the posterior
         generator: torch.Generator | Sequence[torch.Generator] | None = None, # one, or one per graph
         sampler: Callable = ddim, # any sampler of the sampling page
-    ) -> Recovery:
+    ) -> Recovery: # samples, with observed entries as they are
         "Draw the hidden features and eigenvalues from their distribution given what is observed."
         self.check(x, observed, graph)
         if min(n_steps, n_samples) < 1: raise ValueError(f"got n_steps={n_steps}, n_samples={n_samples}, expected at least 1 of each")
@@ -361,7 +361,12 @@ class SpectralDiffusion(nn.Module):
         self.error_response.copy_(torch.linalg.lstsq(normal + ridge, moment[..., None]).solution[..., 0])
         self.error_levels.copy_((squares[0] / squares[1].clamp(min=1)).sqrt())
 
-    def noise(self, generator, hidden, graph, n_samples):
+    def noise(self,
+        generator, # None, one, or one for each graph
+        hidden, # bool `[B, N, M]` modalities that nodes lack
+        graph, # the graphs
+        n_samples, # samples of each
+    ): # what a sampler takes as its generator
         "The source of a sampler's noise: one generator for all, or one for each graph."
         if generator is None or isinstance(generator, torch.Generator): return generator
         if len(generator) != len(graph.valid):

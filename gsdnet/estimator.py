@@ -113,7 +113,7 @@ class ConversationEstimator(BaseEstimator):
         *,
         speakers=None, # `[N]` labels of the speakers
         positions=None, # `[N]` places or times within the conversation
-    ) -> float:
+    ) -> float: # the larger the better
         "Accuracy of a classifier, coefficient of determination of a regressor."
         return self.metric(y, self.predict(X, groups, speakers, positions), sample_weight=sample_weight)
 

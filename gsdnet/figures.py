@@ -35,7 +35,7 @@ def plot_responses(
     ax: Axes | None = None, # made if left out
     *,
     values: Tensor | None = None, # `[K]` eigenvalues of a conversation, drawn as ticks
-) -> Axes:
+) -> Axes: # the axes drawn on
     "Responses of the fusion layer's filter over the range of eigenvalues, a line for each group of channels."
     ax = ax or plt.subplots(figsize=(5, 3))[1]
     grid = torch.linspace(-1, 1, 101)
@@ -92,7 +92,7 @@ def plot_paths(
     ax: Axes | None = None, # made if left out
     *,
     most: int = 7, # eigenvalues to draw, spread over the spectrum
-) -> Axes:
+) -> Axes: # the axes drawn on
     "Eigenvalues over diffusion time; backward paths are to be read from right to left."
     if paths.shape[:1] != times.shape or paths.ndim != 2:
         raise ValueError(f"got paths of shape {list(paths.shape)} for {len(times)} times, expected [{len(times)}, K]")
@@ -131,7 +131,7 @@ def plot_features(
     *,
     method: str = "pca", # "pca" or "tsne"
     seed: int = 0, # of t-SNE
-) -> Axes:
+) -> Axes: # the axes drawn on
     "True features as circles, recovered ones as crosses, in one plane."
     a, b = embed(true, recovered, method, seed=seed)
     ax = ax or plt.subplots(figsize=(4, 4))[1]
@@ -148,7 +148,7 @@ def plot_confusion(
     predicted, # `[n]` class
     label_names, # C names
     ax: Axes | None = None, # made if left out
-) -> Axes:
+) -> Axes: # the axes drawn on
     "Share of each true class that was given each name."
     from sklearn.metrics import ConfusionMatrixDisplay
     label, predicted = np.asarray(label), np.asarray(predicted)
@@ -168,7 +168,7 @@ def plot_timeline(
     conversation: Conversation, # that was answered
     label_names, # C names
     ax: Axes | None = None, # made if left out
-) -> Axes:
+) -> Axes: # the axes drawn on
     "Class probabilities, uncertainty, truth and speakers of one conversation, utterance by utterance."
     p = prediction.probabilities
     if p is None: raise ValueError("got the answers of a regression, expected class probabilities")

@@ -56,7 +56,7 @@ def plain_array(
 
 def n_entries(
     shape, # up to 8 whole numbers
-) -> int:
+) -> int: # their product
     "How many entries an array of this shape has."
     if not (type(shape) is tuple and len(shape) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in shape)):
         raise ValueError(f"an array of shape {shown(shape)}, expected up to 8 numbers")
@@ -156,7 +156,7 @@ def load_json(
     path, # a `.json` file
     limit: int = 4 << 20, # bytes that it may have
     expected: str = "an object", # for the message: what should be in it
-) -> dict:
+) -> dict: # its content
     "Read a file of settings, which has to be an object."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path} is missing, expected {expected}")

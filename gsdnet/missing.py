@@ -139,7 +139,9 @@ class MixedMissing(Protocol):
     max_rate: float | None = None # no dialogue goes beyond it
 
     @property
-    def rate(self): return None  # there is no single one
+    def rate(self):
+        "None: there is no single one."
+        return None
 
     def draw(self, available, dialogue, generator, speaker=None):
         group = torch.unique(dialogue, return_inverse=True)[1]
@@ -177,7 +179,9 @@ class FixedMissing(Protocol):
     def name(self): return f"fixed({'+'.join(self.missing)})"
 
     @property
-    def rate(self): return len(set(self.missing)) / len(self.modalities)
+    def rate(self) -> float:
+        "Share of the modalities that are hidden."
+        return len(set(self.missing)) / len(self.modalities)
 
     def draw(self, available, dialogue, generator, speaker=None):
         if available.shape[1] != len(self.modalities):
@@ -190,7 +194,9 @@ class FixedMissing(Protocol):
 class SpeakerMissing(Protocol):
     "One speaker of each dialogue lacks one modality throughout; which speaker and which modality is drawn for each dialogue."
     @property
-    def rate(self): return None  # follows from who speaks how much: see `nominal`
+    def rate(self):
+        "None: it follows from who speaks how much, see `nominal`."
+        return None
 
     def draw(self, available, dialogue, generator, speaker=None):
         talk, who, talk_of = _turns_of(dialogue, speaker)
@@ -252,7 +258,9 @@ class PerModalityMissing(Protocol):
     def name(self): return "per_modality(" + ",".join(f"{r:g}" for r in self.rates) + ")"
 
     @property
-    def rate(self): return sum(self.rates) / len(self.rates)
+    def rate(self) -> float:
+        "Mean of the modalities' rates."
+        return sum(self.rates) / len(self.rates)
 
     def draw(self, available, dialogue, generator, speaker=None):
         if len(self.rates) != available.shape[1] or not all(0 <= r <= 1 for r in self.rates):
@@ -384,10 +392,14 @@ class MaskKit:
         self.split = self.split.to(torch.int8)
 
     @property
-    def rates(self) -> tuple: return tuple(sorted({r for r, _ in self.masks}))
+    def rates(self) -> tuple:
+        "Nominal rates of the masks, ascending."
+        return tuple(sorted({r for r, _ in self.masks}))
 
     @property
-    def seeds(self) -> tuple: return tuple(sorted({s for _, s in self.masks}))
+    def seeds(self) -> tuple:
+        "Seeds of the masks, ascending."
+        return tuple(sorted({s for _, s in self.masks}))
 
     @property
     def hash(self) -> str:
@@ -479,7 +491,7 @@ class MaskKit:
             raise ValueError(f"{self.path} masks {self.modalities}, but the data set has "
                              f"{tuple(dataset.modalities)}: load it with the kit's modalities")
         if len(self.split) != len(dataset.dialogue):
-            raise ValueError(f"{self.path} is a mask kit for {len(self.split)} utterances, but the data set "
+            raise ValueError(f"{self.path} has masks for {len(self.split)} utterances, but the data set "
                              f"has {len(dataset.dialogue)}: it was made for other data")
         if tuple(dataset.modalities) != self.modalities: dataset = dataset.with_modalities(self.modalities)
         if self.data_hash and self.data_hash != dataset.hash:

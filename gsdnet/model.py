@@ -142,7 +142,10 @@ class GSDConfig:
         return len(self.label_names) if self.task == "classification" else 1
 
     @classmethod
-    def of(cls, dataset: ConversationDataset, **options) -> "GSDConfig":
+    def of(cls,
+        dataset: ConversationDataset, # whose modalities, classes and task it takes
+        **options, # any other field, by name
+    ) -> "GSDConfig":
         "The configuration that fits a data set, with options changed by name."
         return cls(dims=dataset.dims, label_names=dataset.label_names, task=dataset.task, **options)
 
@@ -165,7 +168,7 @@ class Prediction:
 def keyed_generators(
     keys: Sequence[str], # one per conversation
     seed: int, # of the run
-) -> list[torch.Generator]:
+) -> list[torch.Generator]: # in the order of the keys
     "One generator per conversation, seeded by its key: what it draws depends on no other conversation."
     digests = [hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=7).digest() for key in keys]
     return [torch.Generator().manual_seed(int.from_bytes(d, "little")) for d in digests]
@@ -178,7 +181,7 @@ CALIBRATION = ("temperature", "residual") # what a trained model was calibrated 
 def plausible(
     name: str, # of a setting
     value, # out of a file
-) -> bool:
+) -> bool: # of a known setting; unknown ones are refused elsewhere
     "Whether a setting is of the kind of its default and of a size that a model can have."
     whole = lambda x: type(x) is int and 0 <= x <= 2**16
     if name == "dims": return isinstance(value, Mapping) and len(value) <= 1000 and all(whole(d) and d for d in value.values())
@@ -253,7 +256,7 @@ class Recogniser(nn.Module):
 
     def align(self,
         batch: ConversationBatch, # in its data set's order of modalities
-    ) -> ConversationBatch:
+    ) -> ConversationBatch: # the same batch where nothing is to be done
         "Bring a batch into the model's order of modalities; one that the data lack counts as missing throughout."
         if batch.modalities == self.modalities: return batch
         if extra := set(batch.modalities) - set(self.modalities):
@@ -316,7 +319,7 @@ class Recogniser(nn.Module):
         "The training loss."
         raise NotImplementedError
 
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
+    def parameter_groups(self) -> list[list[nn.Parameter]]: # each parameter in one group
         "Parameters whose gradients are clipped together."
         return [list(self.parameters())]
 
@@ -330,7 +333,7 @@ class Recogniser(nn.Module):
         conversations: Sequence[Conversation], # complete, of any split
         observed, # bool `[N, M]` by row of the data set
         **options, # of the sampler
-    ) -> dict[str, float]:
+    ) -> dict[str, float]: # by name of the measure
         "How far recovered latents are from the true ones; empty for a model that recovers nothing."
         return {}
 
@@ -387,7 +390,7 @@ class Recogniser(nn.Module):
         seed: int = 0, # of the sampling noise, with each conversation's key
         batch_size: int | None = None, # dialogues; by default as many as the processor's cache likes
         **options, # `n_steps`, `n_samples` of the sampler
-    ) -> Prediction:
+    ) -> Prediction: # utterances in the order of the conversations
         "Answer conversations; an answer does not depend on what it was batched with."
         if not len(conversations): raise ValueError("got no conversations, expected at least one")
         training = self.training
@@ -488,7 +491,7 @@ class GSDNet(Recogniser):
     def process(self,
         dims: Mapping[str, int], # channels of each modality's latent, by name
         **options, # of `SpectralDiffusion`
-    ) -> SpectralDiffusion:
+    ) -> SpectralDiffusion: # untrained
         "What recovers: a diffusion of features and eigenvalues, or of features alone."
         source = self.config.spectrum_from
         return SpectralDiffusion(dims, **options) if source == "diffusion" else FeatureDiffusion(dims, source=source, **options)
@@ -530,7 +533,12 @@ class GSDNet(Recogniser):
         recovered, offsets = self.recovered(z, observed, batch, recovery)
         return self.fusion(z[:, :, None], observed[:, :, None], recovered, offsets, batch.graph).movedim(2, 0)
 
-    def recovered(self, z, observed, batch, recovery):
+    def recovered(self,
+        z, # `[B, N, M, d]` latents, zero where hidden
+        observed, # bool `[B, N, M]`
+        batch, # for its graph
+        recovery, # a `Recovery`, or None
+    ):
         "Recovered latents `[B, N, S, M, d]`, or None, and eigenvalue offsets `[B, K, S, M]`, as the fusion network reads them."
         if recovery is None: return None, self.diffusion.offsets(z.detach().flatten(-2), batch.graph, observed)[:, :, None]
         spec = batch.graph.spectrum
@@ -624,6 +632,8 @@ class GSDNet(Recogniser):
     ) -> None:
         "Find out how far the first estimate of what is missing is off, so that samples spread as widely."
         if not self.config.recover: return
+        rows, present = (torch.cat([getattr(talk, name) for talk in conversations]) for name in ("rows", "present"))
+        masks = [mask for mask in masks if (present & ~torch.as_tensor(mask)[rows]).any()] # a single modality is never hidden
         found = [batch for mask in masks for _, batch in self.batches(conversations, mask, targets=True) if batch.target_mask.any()]
         self.diffusion.measure((self.encode(batch.complete()).flatten(-2), batch.observed, batch.target_mask, batch.graph) for batch in found)
 
@@ -634,7 +644,7 @@ class GSDNet(Recogniser):
         *,
         seed: int = 0, # of the sampling noise
         **options, # `n_steps`, `n_samples`
-    ) -> dict[str, float]:
+    ) -> dict[str, float]: # by name of the measure
         "Error and cosine of recovered latents against the encoded truth, and the time it took."
         if not self.config.recover: return {}
         training = self.training

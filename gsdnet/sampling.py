@@ -18,7 +18,7 @@ __all__ = ['velocity', 'timesteps', 'ddim', 'heun', 'dpm_solver', 'euler_maruyam
 
 # %% ../nbs/03_sampling.ipynb #167f79c6
 def velocity(
-    sde: SDE,
+    sde: SDE, # the forward process the denoiser was made for
     x: Tensor, # `[B, ...]`
     x0_hat: Tensor, # `[B, ...]` estimate of the clean data at x and t
     t: Tensor, # `[]` or `[B]`, above 0
@@ -111,7 +111,7 @@ def heun(
     x: Tensor, # `[B, ...]` draw from the prior
     times: Tensor, # `[T + 1]` descending
     *,
-    sde: SDE,
+    sde: SDE, # the forward process the denoiser was made for
     generator=None, # not used: the flow is deterministic
 ) -> Tensor: # `[B, ...]`
     "The probability flow by the trapezoidal rule, two denoiser calls a step but one in the last."
@@ -130,7 +130,7 @@ def dpm_solver(
     x: Tensor, # `[B, ...]` draw from the prior
     times: Tensor, # `[T + 1]` descending
     *,
-    sde: SDE,
+    sde: SDE, # the forward process the denoiser was made for
     generator=None, # not used: the flow is deterministic
 ) -> Tensor: # `[B, ...]`
     "DPM-Solver++(2M): DDIM with the estimate extrapolated from the step before, one denoiser call a step."
@@ -151,7 +151,7 @@ def euler_maruyama(
     x: Tensor, # `[B, ...]` draw from the prior
     times: Tensor, # `[T + 1]` descending
     *,
-    sde: SDE,
+    sde: SDE, # the forward process the denoiser was made for
     generator=None, # as in `randn_like`
 ) -> Tensor: # `[B, ...]`
     "The reverse SDE in explicit steps; the step to t = 0 adds no noise."

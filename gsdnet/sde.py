@@ -30,7 +30,7 @@ def expand(
 
 # %% ../nbs/02_sde.ipynb #08fbd29b
 def randn_like(
-    x: Tensor,
+    x: Tensor, # `[...]` floats, for shape, dtype and device
     generator: torch.Generator | Callable | None = None, # or a function of x that returns the noise
 ) -> Tensor: # shape, dtype and device of `x`
     "Standard normal noise from torch's own state, a generator, or a function (noise keyed by conversation)."
@@ -53,24 +53,49 @@ class SDE:
     "A linear forward process, given by its signal level `alpha` and noise level `sigma`."
     t_max: float = 1.
 
-    def alpha(self, t): raise NotImplementedError
-    def sigma(self, t): raise NotImplementedError
-    def alpha_dot(self, t): raise NotImplementedError
-    def sigma_dot(self, t): raise NotImplementedError
+    def alpha(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
+        "Signal level $\\alpha(t)$."
+        raise NotImplementedError
+    def sigma(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
+        "Noise level $\\sigma(t)$."
+        raise NotImplementedError
+    def alpha_dot(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
+        "Derivative of the signal level."
+        raise NotImplementedError
+    def sigma_dot(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
+        "Derivative of the noise level."
+        raise NotImplementedError
 
-    def drift(self, t: Tensor) -> Tensor:
+    def drift(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
         "$f(t)$ of the drift $f(t)\\,x$."
         return self.alpha_dot(t) / self.alpha(t)
 
-    def diffusion(self, t: Tensor) -> Tensor:
+    def diffusion(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
         "$g(t)$."
         return (2 * self.sigma(t) * self.sigma_dot(t) - 2 * self.drift(t) * self.sigma(t)**2).sqrt()
 
-    def scale(self, t: Tensor) -> Tensor:
+    def scale(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
         r"$c(t)=\sqrt{\alpha^2+\sigma^2}$, the deviation of $x_t$ for data of variance one."
         return (self.alpha(t)**2 + self.sigma(t)**2).sqrt()
 
-    def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def marginal(self,
+        x0: Tensor, # `[B, ...]` clean data
+        t: Tensor, # `[B]` or `[]`
+    ) -> tuple[Tensor, Tensor]: # `[B, ...]` and `[B, 1, ..., 1]`
         "Mean and deviation of $x_t$ given $x_0$; the deviation has as many axes as `x0`."
         return expand(self.alpha(t), x0) * x0, expand(self.sigma(t), x0)
 
@@ -79,7 +104,10 @@ class SDE:
         "Deviation of the law that sampling starts from, for data of mean zero and variance one."
         return float(self.scale(torch.tensor(self.t_max, dtype=torch.float64)))
 
-    def sample_prior(self, like: Tensor, generator=None) -> Tensor:
+    def sample_prior(self,
+        like: Tensor, # `[B, ...]` for shape, dtype and device
+        generator=None, # as in `randn_like`
+    ) -> Tensor: # `[B, ...]`
         "A draw from the prior, shaped like `like`."
         return self.prior_std * randn_like(like, generator)
 
@@ -87,16 +115,24 @@ class SDE:
 @dataclass(frozen=True)
 class VPSDE(SDE):
     r"Variance preserving: $dx = -\tfrac12\beta x\,dt + \sqrt\beta\,dw$ with $\beta$ linear in t."
-    beta_min: float = 0.1
-    beta_max: float = 20.
+    beta_min: float = 0.1 # β at t = 0
+    beta_max: float = 20. # β at t = 1
 
     def __post_init__(self):
         if not 0 < self.beta_min <= self.beta_max:
             raise ValueError(f"beta_min {self.beta_min}, beta_max {self.beta_max}; "
                              "expected 0 < beta_min <= beta_max.")
 
-    def beta(self, t): return self.beta_min + t * (self.beta_max - self.beta_min)
-    def log_alpha(self, t): return -t**2 * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+    def beta(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
+        r"$\beta(t)$, the rate at which signal is lost."
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+    def log_alpha(self,
+        t: Tensor, # `[...]` times
+    ) -> Tensor: # `[...]`
+        r"$\log\alpha(t) = -\tfrac12\int_0^t\beta$."
+        return -t**2 * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
     def alpha(self, t): return self.log_alpha(t).exp()
     def sigma(self, t): return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
     def alpha_dot(self, t): return -self.beta(t) * self.alpha(t) / 2
@@ -108,8 +144,8 @@ class VPSDE(SDE):
 @dataclass(frozen=True)
 class VESDE(SDE):
     r"Variance exploding: $dx = g\,dw$, the noise level growing geometrically."
-    sigma_min: float = 0.01
-    sigma_max: float = 10.
+    sigma_min: float = 0.01 # unit of the noise level at small t
+    sigma_max: float = 10. # noise level at t = 1, nearly
 
     def __post_init__(self):
         if not 0 < self.sigma_min < self.sigma_max:
@@ -117,7 +153,9 @@ class VESDE(SDE):
                              "expected 0 < sigma_min < sigma_max.")
 
     @property
-    def growth(self): return math.log(self.sigma_max / self.sigma_min)
+    def growth(self) -> float:
+        "How fast the logarithm of the noise level grows."
+        return math.log(self.sigma_max / self.sigma_min)
     def alpha(self, t): return torch.ones_like(t)
     def sigma(self, t): return self.sigma_min * torch.expm1(2 * self.growth * t).sqrt()
     def alpha_dot(self, t): return torch.zeros_like(t)
@@ -136,7 +174,7 @@ class CosineSDE(SDE):
 
 # %% ../nbs/02_sde.ipynb #2daab254
 def perturb(
-    sde: SDE,
+    sde: SDE, # the forward process
     x0: Tensor, # `[B, ...]` clean data
     t: Tensor, # `[B]` or `[]`, in [0, t_max]
     generator=None, # as in `randn_like`
@@ -148,7 +186,7 @@ def perturb(
 
 # %% ../nbs/02_sde.ipynb #3fee9d73
 def v_target(
-    sde: SDE,
+    sde: SDE, # the forward process
     x0: Tensor, # `[B, ...]`
     noise: Tensor, # `[B, ...]`
     t: Tensor, # `[B]` or `[]`
@@ -158,7 +196,7 @@ def v_target(
 
 # %% ../nbs/02_sde.ipynb #4efbdd74
 def x0_from_v(
-    sde: SDE,
+    sde: SDE, # the forward process
     xt: Tensor, # `[B, ...]`
     v: Tensor, # `[B, ...]`
     t: Tensor, # `[B]` or `[]`
@@ -169,7 +207,7 @@ def x0_from_v(
 
 # %% ../nbs/02_sde.ipynb #812984fe
 def noise_from_x0(
-    sde: SDE,
+    sde: SDE, # the forward process
     xt: Tensor, # `[B, ...]`
     x0_hat: Tensor, # `[B, ...]`
     t: Tensor, # `[B]` or `[]`, above 0
@@ -180,7 +218,7 @@ def noise_from_x0(
 
 # %% ../nbs/02_sde.ipynb #5d2e46d0
 def score_from_x0(
-    sde: SDE,
+    sde: SDE, # the forward process
     xt: Tensor, # `[B, ...]`
     x0_hat: Tensor, # `[B, ...]`
     t: Tensor, # `[B]` or `[]`, above 0
@@ -192,9 +230,9 @@ def score_from_x0(
 def draw_times(
     like: Tensor, # `[B, ...]`
     *,
-    t_max: float = 1.,
+    t_max: float = 1., # the latest time
     at_end: float = 0., # share of the times set to exactly t_max, within [0, 1]
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None, # of the times
 ) -> Tensor: # `[B]`
     "Training times, uniform on [0, t_max] but for a share at the very end."
     device = like.device if generator is None else generator.device
@@ -203,7 +241,7 @@ def draw_times(
 
 # %% ../nbs/02_sde.ipynb #035630b0
 def dsm_loss(
-    sde: SDE,
+    sde: SDE, # the forward process
     network: Callable, # `network(x, t)` with x `[B, ...]` at unit scale and t `[B]`, returns v at unit scale
     x0: Tensor, # `[B, ...]` clean data
     *,
@@ -228,7 +266,7 @@ def dsm_loss(
 
 # %% ../nbs/02_sde.ipynb #4e30d9cb
 def denoised(
-    sde: SDE,
+    sde: SDE, # the forward process
     network: Callable, # as in `dsm_loss`
 ) -> Callable: # `denoise(x, t)` with x `[B, ...]` and t `[]` or `[B]`, returns the estimate of $x_0$
     "The estimate of the clean data that a v-predicting network stands for."
@@ -239,7 +277,7 @@ def denoised(
 
 # %% ../nbs/02_sde.ipynb #f811f3c7
 def gaussian_denoiser(
-    sde: SDE,
+    sde: SDE, # the forward process
     mean: Tensor, # `[d]`
     covariance: Tensor, # `[d, d]` positive semi-definite
 ) -> Callable: # `denoise(x, t)` for x `[..., d]` and t `[]` or a leading part of the shape of x

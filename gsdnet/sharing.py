@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['FILES', 'made_by', 'describe', 'check_features', 'result_table', 'as_markdown', 'card', 'save_pretrained',
-           'from_pretrained', 'upload', 'UnrolledContext', 'Deterministic', 'tensors', 'export_program']
+           'from_pretrained', 'upload', 'UnrolledContext', 'Deterministic', 'tensors', 'export_program', 'OnnxContext',
+           'export_onnx']
 
 # %% ../nbs/21_sharing.ipynb #0dfa2552
 import copy
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +26,7 @@ from .checkpoint import write_whole
 from .conversation import Conversation, ConversationBatch, GraphBatch
 from .data import ConversationDataset
 from .diffusion import Recovery
-from .files import load_json
+from .files import load_json, shown
 from .model import GSDNet, Recogniser
 from .spectrum import Spectrum
 
@@ -57,7 +59,7 @@ def check_features(
     "Refuse a data set whose features are not those that a model was trained on."
     expected, said = getattr(model, "described", None) or describe(model), made_by(folder)
     got = {name: {"channels": d, "made_by": said.get(name)} for name, d in dataset.dims.items()}
-    short = lambda one: f"{one['channels']} channels" + (f" made by {json.dumps(one['made_by'], ensure_ascii=False)}" if one["made_by"] else "")
+    short = lambda one: f"{one['channels']} channels" + (f" made by {json.dumps(one['made_by'], ensure_ascii=False):.300}" if one["made_by"] else "")
     wrong = [name for name in got if name not in expected or got[name]["channels"] != expected[name]["channels"]
              or None not in (got[name]["made_by"], expected[name]["made_by"]) and got[name]["made_by"] != expected[name]["made_by"]]
     if not wrong: return
@@ -71,11 +73,16 @@ def result_table(
     name: str, # of the model in it, such as "gsdnet"
 ) -> pd.DataFrame: # a line for each data set, protocol, missing rate, mask file and commit
     "Mean and deviation over seeds and folds of a model's scores."
-    rows = pd.read_csv(results)
+    try: rows = pd.read_csv(results)
+    except ValueError as error: raise ValueError(f"{results} is no table ({shown(str(error))}), expected results.csv of gsdnet benchmark") from None
+    groups = ["dataset", "protocol", "rate", "mask_hash", "commit"]
+    if absent := {"model", "seed", *groups} - set(rows): raise ValueError(f"{results} has no column {', '.join(sorted(absent))}, expected results.csv of gsdnet benchmark")
     rows = rows[rows["model"] == name]
     if not len(rows): raise ValueError(f"{results} has no row of model {name!r}, expected some: name another model or another file")
     scores = [c for c in ("weighted_f1", "accuracy", "mae", "corr") if c in rows and rows[c].notna().any()]
-    groups = rows.groupby(["dataset", "protocol", "rate", "mask_hash", "commit"], dropna=False)
+    bad = [score for score in scores if not pd.api.types.is_numeric_dtype(rows[score])]
+    if bad: raise ValueError(f"{results} holds words in column {', '.join(bad)}, expected numbers: was it edited?")
+    groups = rows.groupby(groups, dropna=False)
     found = {"trainings": groups.size(), "seeds": groups["seed"].agg(lambda s: ", ".join(map(str, sorted(set(s)))))}
     for score in scores: found |= {score: groups[score].mean(), f"{score}_std": groups[score].std()}
     return pd.DataFrame(found).reset_index()
@@ -83,7 +90,7 @@ def result_table(
 # %% ../nbs/21_sharing.ipynb #7905e603
 def as_markdown(
     rows: pd.DataFrame, # small
-) -> str:
+) -> str: # without a line at its end
     "A table in Markdown; nothing in a cell can end the cell."
     cell = lambda x: "" if x is None or x != x else f"{x:.4g}" if isinstance(x, float) else " ".join(str(x).replace("|", "\\|").split())
     lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.itertuples(index=False)]
@@ -97,7 +104,7 @@ def card(
     results: pd.DataFrame | None = None, # of `result_table`
     facts: Mapping | None = None, # of the training: model, seed, data, data_hash, mask_hash, commit, ...
     license: str | None = None, # of the weights, as the Hub names it
-) -> ModelCard:
+) -> ModelCard: # as `huggingface_hub` writes and reads it
     "A model card with what is known."
     c, kind, facts = model.config, type(model).__name__, {k: v for k, v in (facts or {}).items() if v is not None}
     scores = [] if results is None else [
@@ -143,6 +150,17 @@ def save_pretrained(
     write_whole(folder / "README.md", str(card(model, described, results=rows, facts=facts, license=license)))
     return folder
 
+# %% ../nbs/21_sharing.ipynb #d41c08e2
+def described_in(path, model):
+    "The description of a model's features beside it; None where there is none, refused where it is of another model."
+    if not path.is_file(): return None
+    said = load_json(path)
+    for name in (*model.modalities, *said):
+        one = said.get(name)
+        if not isinstance(one, dict) or one.get("channels", 0) != model.config.dims.get(name) or "made_by" not in one:
+            raise ValueError(f"{path} says {shown(str(one))} of modality {shown(name)}, expected channels and made_by of {', '.join(model.modalities)}: fetch the folder anew")
+    return said
+
 # %% ../nbs/21_sharing.ipynb #86ab3d8b
 def from_pretrained(
     source, # folder, or "hf://OWNER/NAME" of a repository on the Hugging Face Hub
@@ -160,8 +178,7 @@ def from_pretrained(
     kind = load_json(path).get("class")
     if kind not in classes: raise ValueError(f"{path} is of class {kind!r}, expected one of {', '.join(classes)}: was it written by save_pretrained?")
     model = classes[kind].from_pretrained(folder)
-    beside = folder / "features.json"
-    model.described = load_json(beside) if beside.is_file() else None
+    model.described = described_in(folder / "features.json", model)
     return model
 
 # %% ../nbs/21_sharing.ipynb #502c9c91
@@ -188,7 +205,10 @@ class UnrolledContext(nn.Module):
         super().__init__()
         self.gru = gru
 
-    def run(self, weights, x):
+    def run(self,
+        weights, # of the input and of the state, and their biases
+        x, # `[N, R, width]`
+    ): # `[N, R, width / 2]`
         "One direction: states `[N, R, width / 2]` of a sequence `[N, R, width]`."
         from torch._higher_order_ops.scan import scan
         w_in, w_state, b_in, b_state = weights
@@ -220,10 +240,12 @@ class Deterministic(nn.Module):
     "Recovery by the conditional mean, fusion, calibrated answer: tensors in, tensor out."
     def __init__(self,
         model: GSDNet, # trained; copied
+        context=UnrolledContext, # what is made of its GRU so that it can be traced
     ):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model.fusion.context = UnrolledContext(self.model.fusion.context.gru)
+        self.model.fusion.context = context(self.model.fusion.context.gru)
+        self.eval()
 
     def forward(self,
         features: dict[str, Tensor], # `[1, N, d]` by modality, zero where hidden
@@ -242,7 +264,11 @@ class Deterministic(nn.Module):
         if m.config.task == "regression": return m.score_scale[0] + m.score_scale[1] * out[..., 0]
         return (out.log_softmax(-1) / m.temperature).softmax(-1)
 
-    def recovery(self, x, observed, graph):
+    def recovery(self,
+        x, # `[1, N, D]` latents, zero where hidden
+        observed, # bool `[1, N, M]`
+        graph, # of the conversation
+    ): # a `Recovery`
         "The denoiser's estimate from the centre of the noise, as a recovery of one sample."
         diffusion = self.model.diffusion
         given = diffusion.condition(x, observed, graph)
@@ -266,15 +292,79 @@ def tensors(
             *(longer(x, 1, 2) for x in (g.same_speaker, g.weights, g.operator)), longer(g.spectrum.values, 1), longer(g.spectrum.vectors, 1, 2))
 
 # %% ../nbs/21_sharing.ipynb #e586f9df
+def traceable(
+    model: GSDNet, # trained
+    conversation: Conversation, # any of two utterances or more, to trace with
+    n, # what the exporter calls the number of utterances
+    k, # and the number of eigenpairs
+) -> tuple[tuple, tuple]: # arguments of `Deterministic`, and which of their axes are free
+    "What a model is traced with."
+    if not isinstance(model, GSDNet): raise TypeError(f"got a {type(model).__name__}, expected a GSDNet: only its deterministic path is exported")
+    if conversation.num_nodes < 2: raise ValueError("got a conversation of 1 utterance, expected 2 or more to trace with: the program would be for 1 alone")
+    free = ({name: {1: n} for name in model.modalities}, {1: n}, {1: n}, *[{1: n, 2: n}] * 3, {1: k}, {1: n, 2: k})
+    return tensors(model, conversation), free
+
+# %% ../nbs/21_sharing.ipynb #11914cba
 def export_program(
     model: GSDNet, # trained
     conversation: Conversation, # any of two utterances or more, to trace with
 ) -> torch.export.ExportedProgram: # answers one conversation of any length from 2; `torch.export.save` writes it
     "The deterministic path as a program of tensor operations."
-    if not isinstance(model, GSDNet): raise TypeError(f"got a {type(model).__name__}, expected a GSDNet: only its deterministic path is exported")
-    if conversation.num_nodes < 2: raise ValueError("got a conversation of 1 utterance, expected 2 or more to trace with: the program would be for 1 alone")
-    arguments, auto = tensors(model, conversation), torch.export.Dim.AUTO
-    free = lambda x: {name: free(one) for name, one in x.items()} if isinstance(x, dict) else {
-        axis: auto for axis in range(1, 2 if x.ndim < 3 or x is arguments[1] else 3)}
-    shapes = tuple({name: {1: auto} for name in x} if isinstance(x, dict) else free(x) for x in arguments)
-    with torch.no_grad(): return torch.export.export(Deterministic(model), arguments, dynamic_shapes=shapes, strict=False)
+    arguments, free = traceable(model, conversation, *[torch.export.Dim.AUTO] * 2)
+    with torch.no_grad(): return torch.export.export(Deterministic(model), arguments, dynamic_shapes=free, strict=False)
+
+# %% ../nbs/21_sharing.ipynb #8bdc61dd
+class OnnxContext(nn.Module):
+    "The GRU of `Context` as ONNX's own operation: to be traced, not to be run."
+    def __init__(self,
+        gru: nn.GRU, # bidirectional, of one layer
+    ):
+        super().__init__()
+        self.size = gru.hidden_size
+        turned = [[self.gates(x.detach()) for x in one] for one in gru.all_weights]
+        w_in, w_state, bias = (torch.stack(x) for x in zip(*((a, b, torch.cat(biases)) for a, b, *biases in turned)))
+        for name, x in zip(("w_in", "w_state", "bias"), (w_in, w_state, bias)): self.register_buffer(name, x)
+
+    def gates(self,
+        x, # `[3 size, ...]`
+    ): # the same rows
+        "Rows of PyTorch's reset, update and new gate in ONNX's order: update, reset, new."
+        reset, update, new = x.split(self.size)
+        return torch.cat([update, reset, new])
+
+    def forward(self,
+        h: Tensor, # `[B, N, ..., width]`
+        valid: Tensor, # bool `[B, N]`, True first
+    ) -> Tensor: # `[B, N, ..., width]`
+        b, n = valid.shape
+        rows = h.reshape(b, n, -1, h.shape[-1]).permute(1, 0, 2, 3).flatten(1, 2)
+        lengths = valid.sum(-1).to(torch.int32)[:, None].expand(b, rows.shape[1] // b).flatten()
+        how = {"hidden_size": self.size, "direction": "bidirectional", "linear_before_reset": 1}
+        both = torch.onnx.ops.symbolic("GRU", (rows, self.w_in, self.w_state, self.bias, lengths), how,
+                                       dtype=h.dtype, shape=(n, 2, rows.shape[1], self.size)) # `[N, direction, rows, width / 2]`
+        return both.permute(2, 0, 1, 3).flatten(2).unflatten(0, (b, -1)).transpose(1, 2).reshape(h.shape)
+
+# %% ../nbs/21_sharing.ipynb #fc67a071
+def diagonal_scatter(x, src, offset=0, dim1=-2, dim2=-1):
+    "`torch.diagonal_scatter` on the main diagonal of the last two axes, in operations of ONNX."
+    from onnxscript import opset20 as onnx
+    place = onnx.Range(0, onnx.Squeeze(onnx.Shape(x, start=-1)), 1)
+    return onnx.Where(onnx.Equal(onnx.Unsqueeze(place, [1]), place), onnx.Unsqueeze(src, [-1]), x)
+
+# %% ../nbs/21_sharing.ipynb #a63ca89a
+def export_onnx(
+    model: GSDNet, # trained
+    conversation: Conversation, # any of two utterances or more, to trace with
+    path, # of the file, such as model.onnx
+) -> Path: # the file; it answers one conversation of any length, and says in its metadata what it reads
+    "The deterministic path as an ONNX file, for runtimes that know nothing of PyTorch; needs `gsdnet[onnx]`."
+    arguments, free = traceable(model, conversation, "utterances", "eigenpairs")
+    if find_spec("onnxscript") is None or not hasattr(torch.onnx, "ops"):
+        raise ValueError(f"ONNX needs onnxscript and PyTorch 2.8 or later, got PyTorch {torch.__version__}, expected pip install 'gsdnet[onnx]'")
+    with torch.no_grad():
+        program = torch.onnx.export(Deterministic(model, OnnxContext), arguments, dynamo=True, dynamic_shapes=free, opset_version=20, optimize=False,
+                                    output_names=["answer"], verbose=False, custom_translation_table={torch.ops.aten.diagonal_scatter.default: diagonal_scatter})
+    c, names = model.config, ("modalities", "label_names", "task", "window", "decay", "cross_speaker", "rank", "max_length")
+    program.model.metadata_props.update({name: json.dumps(getattr(c, name, model.modalities)) for name in names})
+    write_whole(path, program.model_proto.SerializeToString())
+    return Path(path)

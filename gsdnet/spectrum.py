@@ -72,11 +72,16 @@ class Spectrum:
         "Bool `[..., K]`: which columns are eigenvectors, and not padding."
         return self.vectors.detach().abs().amax(-2) > 0
 
-    def to(self, *args, **kwargs) -> Spectrum:
+    def to(self,
+        *args, # of `Tensor.to`: a device, a dtype
+        **kwargs, # of `Tensor.to`
+    ) -> Spectrum:
         "The same on another device or in another dtype."
         return replace(self, values=self.values.to(*args, **kwargs), vectors=self.vectors.to(*args, **kwargs))
 
-    def truncate(self, k: int) -> Spectrum:
+    def truncate(self,
+        k: int, # eigenpairs to keep
+    ) -> Spectrum:
         "The `k` eigenpairs of largest |λ|, in the order they had; of equal |λ| the positive one first."
         if k < 1: raise ValueError(f"k is {k}; expected at least 1 eigenpair.")
         if k >= self.rank: return self
@@ -102,9 +107,9 @@ def spectrum(
 def plot_spectrum(
     spec: Spectrum, # of one graph
     ax: plt.Axes | None = None, # drawn into; a new one when None
-    label: str | None = None,
+    label: str | None = None, # for the legend
     **kwargs, # to `ax.plot`
-) -> plt.Axes:
+) -> plt.Axes: # drawn into
     "Eigenvalues over their rank, ascending."
     ax = ax or plt.subplots(figsize=(5, 3))[1]
     values = spec.values[spec.valid].cpu()
@@ -124,14 +129,14 @@ def gft(
 # %% ../nbs/01_spectrum.ipynb #78847085
 def igft(
     coefficients: Tensor, # `[..., K, d]`
-    spec: Spectrum,
+    spec: Spectrum, # of the graph
 ) -> Tensor: # `[..., n, d]`
     "Inverse graph Fourier transform $U C$."
     return spec.vectors @ coefficients
 
 # %% ../nbs/01_spectrum.ipynb #1d881d7d
 def recompose(
-    spec: Spectrum,
+    spec: Spectrum, # of the graph
     values: Tensor | None = None, # `[..., K]` other eigenvalues in the same basis
 ) -> Tensor: # `[..., n, n]`
     r"The operator $U \operatorname{diag}(\lambda)\, U^\top$ with its own or other eigenvalues."

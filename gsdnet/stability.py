@@ -20,7 +20,7 @@ from .spectrum import Spectrum, recompose, spectrum
 # %% ../nbs/18_stability.ipynb #7f265714
 def edge_noise(
     A: Tensor, # `[n, n]` symmetric operator
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None, # of the noise
     within: bool = False, # only where A has an entry
 ) -> Tensor: # `[n, n]` symmetric, each free entry standard normal
     "Independent noise on the entries."
@@ -31,7 +31,7 @@ def edge_noise(
 # %% ../nbs/18_stability.ipynb #b785bf61
 def eigenvalue_noise(
     A: Tensor, # `[n, n]` symmetric operator
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None, # of the noise
     degree: int | None = None, # of a random polynomial of the eigenvalue; None is independent noise
 ) -> Tensor: # `[n, n]`, commutes with A
     "Noise of unit variance on each eigenvalue; the eigenvectors stay."
@@ -46,7 +46,9 @@ NOISES: dict[str, Callable] = {
     "eigenvalues": eigenvalue_noise, "smooth eigenvalues": lambda A, g: eigenvalue_noise(A, g, degree=4)}
 
 # %% ../nbs/18_stability.ipynb #bb37ddb0
-def off_diagonal(E: Tensor) -> Tensor: # `[n, n]` to `[n, n]`
+def off_diagonal(
+    E: Tensor, # `[n, n]` a matrix
+) -> Tensor: # `[n, n]` zero on the diagonal
     "The same without its diagonal."
     return E - torch.diag(E.diagonal())
 
@@ -67,7 +69,7 @@ def strengths(
 def graph_measures(
     noised: Tensor, # `[n, n]` operator after the noise
     A: Tensor, # `[n, n]` operator before
-) -> dict[str, float]:
+) -> dict[str, float]: # by name of the measure
     "What is left of a graph's edges, their weights, locality, connectivity and leading eigenvectors; 1, 1, 1, 0, 1, 1 without noise."
     pairs = torch.ones_like(A, dtype=torch.bool).triu(1)
     a, b = A[pairs], noised[pairs]
@@ -94,7 +96,7 @@ def compare_noises(
     operators: list, # `[n, n]` symmetric operators, float64
     sigmas: tuple = (0.1,), # deviations of an eigenvalue
     draws: int = 5, # of each noise for each operator
-    seed: int = 0,
+    seed: int = 0, # of the noise
 ) -> pd.DataFrame: # a row for each equality, sigma, noise, operator and draw
     "Every noise at every strength on every operator."
     rows, g = [], torch.Generator().manual_seed(seed)

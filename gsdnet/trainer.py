@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'length_batches', 'learning_rate', 'average_weights', 'random_masks', 'validation_masks',
            'validation_score', 'fit_temperature', 'fit_residual', 'calibrate', 'loss_counts', 'SharedNoise',
-           'first_rows', 'make_accelerator', 'from_main', 'own_randomness', 'determinism', 'Interrupted', 'Record',
-           'differences', 'Trainer', 'fit']
+           'make_accelerator', 'Interrupted', 'Record', 'differences', 'Trainer', 'fit']
 
 # %% ../nbs/11_trainer.ipynb #2ea9d923
 import copy
@@ -107,7 +106,7 @@ class TrainConfig:
             raise ValueError(f"got precision={self.precision!r}, expected 'no', 'bf16' or 'fp16'")
         object.__setattr__(self, "trackers", tuple(self.trackers))
 
-    def settings(self) -> dict:
+    def settings(self) -> dict: # by name
         "All settings, less younger ones that stand at their default: an option that is added renames no earlier run."
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default or not f.metadata}
 
@@ -291,7 +290,7 @@ def first_rows(
 def make_accelerator(
     config: "TrainConfig", # for its precision and trackers
     run=None, # folder for what trackers write
-) -> Accelerator:
+) -> Accelerator: # of the running process
     "The processes and the device of a training."
     if AcceleratorState._shared_state.get("_mixed_precision", config.precision) != config.precision: AcceleratorState._reset_state()
     if config.trackers and run is None:
@@ -476,6 +475,8 @@ class Trainer:
         self.optimizer = self.accelerator.prepare_optimizer(
             torch.optim.AdamW([p for g in self.groups for p in g], lr=config.lr, weight_decay=config.weight_decay, **form))
         self.averaged, self.average = copy.deepcopy(model), average_weights(config.average)
+        for part in self.averaged.modules():
+            if isinstance(part, nn.RNNBase): part.flatten_parameters() # on a GPU a copy's weights lie scattered, and would be gathered at every call
         self.record = Record(run, self.accelerator)
         self.identity = {} if run is None else self.identify(dataset)
         self.step_count, self.rows, self.best, self.best_weights = 0, [], None, {}
@@ -503,13 +504,21 @@ class Trainer:
         with self.accelerator.autocast():
             return self.loss(batch.to(self.accelerator.device), again.to(self.accelerator.device), self.generator)
 
-    def whole(self, conversations, shown, second) -> dict[str, Tensor]: # named terms, and utterances
+    def whole(self,
+        conversations, # of the batch
+        shown, # bool `[n, M]` each, what the task sees
+        second, # bool `[n, M]` each, what the recovery sees
+    ) -> dict[str, Tensor]: # named terms, and utterances
         "Gradients of a batch at once."
         terms = self.losses(conversations, shown, second)
         self.accelerator.backward(sum(terms.values()))
         return terms | {"utterances": torch.tensor(float(sum(c.num_nodes for c in conversations)))}
 
-    def shares(self, conversations, shown, second) -> dict[str, Tensor]: # named terms of the whole batch, and utterances
+    def shares(self,
+        conversations, # of the batch
+        shown, # bool `[n, M]` each, what the task sees
+        second, # bool `[n, M]` each, what the recovery sees
+    ) -> dict[str, Tensor]: # named terms of the whole batch, and utterances
         "Gradients of a batch as the weighted sum over this process's parts of it, and then over processes."
         batch, sums = (conversations, shown, second), {}
         counts = [loss_counts(c, s, self.model.config.task) for c, s in zip(conversations, second)]
@@ -649,7 +658,9 @@ class Trainer:
         for tracker in self.accelerator.trackers: tracker.finish()
         return self.chosen()
 
-    def report(self, bar) -> None:
+    def report(self,
+        bar, # of `tqdm`
+    ) -> None:
         "Show and log the epoch that is over."
         row = self.rows[-1]
         loss = sum(row["terms"].values())
@@ -704,7 +715,7 @@ class Trainer:
                  "seed": self.seed, "model": type(self.model).__name__, "architecture": asdict(self.model.config), "training": training}
         return json.loads(json.dumps(found, default=str))
 
-    def environment(self) -> dict:
+    def environment(self) -> dict: # plain values
         "What changes bits but no meaning."
         return {"torch": torch.__version__, "machine": platform.machine(), "device": self.accelerator.device.type,
                 "processes": self.accelerator.num_processes, "threads": torch.get_num_threads()}
@@ -731,7 +742,7 @@ class Trainer:
                  "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None}
         self.record.save(self.step_count, self.tensors(), state)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]: # by name, with the part in front
         "The part of a checkpoint that is tensors: weights three times, the optimiser's moments, the states of the generators."
         weights = {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(), "best": self.best_weights,
                    **{f"optimizer/{i}": s for i, s in self.optimizer.state_dict()["state"].items()}}

@@ -212,3 +212,8 @@ def test_the_worst_comes_first():
     assert sorted(order, key=["error", "warning", "note"].index)[0] == "error"
     assert Audit("x", [Finding("warning", "a", "b")], {}).status() == 0 and Audit("x", [Finding("warning", "a", "b")],
         {}).status(strict=True) == 1
+
+
+def test_the_report_names_a_data_set_once(tmp_path):
+    assert str(audit(save_dataset(CLEAN, tmp_path / CLEAN.title))).startswith(f"{CLEAN.title}: ")
+    assert str(audit(save_dataset(CLEAN, tmp_path / "other"))).startswith(f"other {CLEAN.title}: ")

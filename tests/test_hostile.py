@@ -28,10 +28,12 @@ from gsdnet.files import load_json, load_npz
 from gsdnet.formats import example, meld_table
 from gsdnet.missing import MaskKit
 from gsdnet.model import GSDConfig, GSDNet
+from gsdnet.sharing import check_features, from_pretrained, result_table, save_pretrained
 
 # Every test counts the files that it made and asserts its number here; the sum is asserted at the end.
 CASES = {"hand-made archives": 63, "cut archives": 250, "changed bytes": 500, "changed members": 400, "any array": 120, "any metadata": 150,
-         "mask kits": 250, "settings of models": 245, "weights of models": 200, "checkpoints": 200, "tables": 150, "records": 100}
+         "mask kits": 250, "settings of models": 245, "weights of models": 200, "checkpoints": 200, "tables": 150, "records": 100,
+         "descriptions": 150, "results": 100}
 TINY = GSDConfig(dims={"text": 3, "audio": 2}, label_names=("a", "b"), latent=8, hidden=8, width=8, denoiser_width=8, denoiser_blocks=1)
 REFUSAL = (ValueError, FileNotFoundError)
 quick = lambda n: settings(deadline=None, derandomize=True, max_examples=n, database=None,
@@ -353,6 +355,55 @@ def test_records_of_results(tmp_path):
         assert found is None or isinstance(found["rows"], list)
         count += 1
     assert count == CASES["records"]
+
+
+def test_descriptions_of_features(talks, tmp_path):
+    "features.json of somebody else's model, and meta.json of somebody else's data: compared, or refused in a sentence; never believed to be of any form."
+    data, seen = load_dataset(talks), []
+    folder = save_pretrained(GSDNet(GSDConfig.of(data, latent=8, hidden=8, width=8, denoiser_width=8, denoiser_blocks=1)), tmp_path / "shared", data=talks)
+    file, meta = folder / "features.json", json.loads((talks / "meta.json").read_text())
+    whole, rng = file.read_bytes(), random.Random(10)
+    leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    anything = st.recursive(leaf, lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(max_size=8), x, max_size=4), max_leaves=8)
+    one = anything | st.fixed_dictionaries({"channels": st.sampled_from([2, 3]) | anything, "made_by": anything})
+
+    def ask():
+        with guarded(tmp_path):
+            model = outcome(from_pretrained, folder)
+            if model is not None: outcome(check_features, model, data, talks)
+
+    @quick(CASES["descriptions"] - 60)
+    @given(st.dictionaries(st.sampled_from(list(data.dims)) | st.text(max_size=5), one, max_size=4) | anything, anything | st.dictionaries(st.sampled_from(list(data.dims)), anything))
+    def check(described, origin):
+        file.write_text(json.dumps(described))
+        (talks / "meta.json").write_text(json.dumps(meta | {"features": origin}))
+        ask()
+        seen.append(described)
+    check()
+    (talks / "meta.json").write_text(json.dumps(meta | {"features": {"text": "x" * 100_000}}))
+    for _ in range(60):
+        file.write_bytes(mutated(whole, rng))
+        ask()
+        seen.append(file)
+    long = {name: {"channels": d, "made_by": "y" * 100_000} for name, d in data.dims.items()}
+    file.write_text(json.dumps(long))
+    with pytest.raises(ValueError, match="other features") as refusal: check_features(from_pretrained(folder), data, talks)
+    assert len(str(refusal.value)) < 1200 and len(seen) >= CASES["descriptions"]
+
+
+def test_tables_of_results(tmp_path):
+    "A results.csv for a model's card: words where numbers belong, other columns, damaged bytes."
+    file, rng, count = tmp_path / "results.csv", random.Random(11), 0
+    whole = ("dataset,protocol,rate,seed,model,accuracy,weighted_f1,mask_hash,commit\n"
+             "talks,random/mixed,0.5,0,gsdnet,0.61,0.60,0a1b,abc\ntalks,random/mixed,0.5,1,gsdnet,0.65,0.64,0a1b,abc\n").encode()
+    for content in (b"", b"\0" * 100, b"a,b\n1,2\n", whole.replace(b"0.61", b"high"), whole.replace(b"commit", b"author"), b"\xff\xfe" + whole,
+                    *(mutated(whole, rng) for _ in range(CASES["results"] - 6))):
+        file.write_bytes(content)
+        with guarded(tmp_path): found = outcome(result_table, file, "gsdnet")
+        assert found is None or len(found)
+        count += 1
+    with pytest.raises(FileNotFoundError): result_table(tmp_path / "none.csv", "gsdnet")
+    assert count == CASES["results"]
 
 
 def test_settings_larger_than_settings_are(tmp_path):

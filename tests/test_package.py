@@ -19,7 +19,7 @@ MODULES = sorted(p.stem for p in (ROOT / "gsdnet").glob("*.py") if not p.stem.st
 NOTEBOOK_TOOLS = {"nbdev", "fastcore", "execnb", "IPython", "jupyter", "nbclient", "nbconvert", "jupytext", "smalldocs"}
 DEVELOPMENT = NOTEBOOK_TOOLS | {"pytest", "hypothesis", "networkx", "pygsp"}
 DISTRIBUTIONS = {"torch_geometric": "torch-geometric", "sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
-EXTRAS = ("cluster", "features")
+EXTRAS = ("cluster", "features", "onnx")
 REQUIRED = {re.split(r"[\[<>=!~]", r)[0] for r in CONFIG["requirements"].split()}
 OPTIONAL = {re.split(r"[\[<>=!~]", r)[0] for extra in EXTRAS for r in CONFIG[f"{extra}_requirements"].split()}
 

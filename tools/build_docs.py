@@ -20,6 +20,12 @@ from nbdev.serve import proc_nbs
 KATEX_CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/")
 FONTS_CDN = re.compile(r"""@import\s*(?:url\()?["']?https://fonts\.[^)"']*["']?\)?\s*;""") # addresses hold semicolons
 TITLE_CELL = re.compile(r"#\s[^\n]+(\s*\n>\s[^\n]+)?\s*")
+RAW_LINK = re.compile(r"\[`([\w.]+)`\]\([\w.#/-]+\)") # a name in a parameter's comment: nbdev makes a link of it, which code does not show as one
+# what the renderer leaves to those who go by keyboard or by ear: corners of tables that are no headings, regions of one name, sections that open by mouse alone
+REACH = ((re.compile(r"<th( class=\"blank[^>]*)?>(&nbsp;)?</th>"), "<td></td>"),
+         (re.compile(r'<nav class="quarto-secondary-nav">'), '<nav class="quarto-secondary-nav" aria-label="Place of this page">'),
+         (re.compile(r'<nav id="quarto-sidebar"'), '<nav id="quarto-sidebar" aria-label="All pages"'),
+         (re.compile(r'role="navigation" aria-expanded'), 'role="button" tabindex="0" aria-expanded'))
 OUTPUT_FILE = re.compile(r'\s*"output-file: ([\w.-]+)\.html\\n",?')
 
 
@@ -73,6 +79,7 @@ def main(
     smalldocs("check", proc)
     site = proc / cfg.doc_path.name
     edit(site.rglob("*.css"), FONTS_CDN, "") # the system's fonts do, and no reader is reported to a font server
+    for pattern, replacement in (*REACH, (RAW_LINK, r"`\1`")): edit(site.glob("*.html"), pattern, replacement)
     if katex and katex.is_dir():
         shutil.copytree(katex, site / "site_libs/katex")
         edit(site.glob("*.html"), KATEX_CDN, "site_libs/katex/")

@@ -24,7 +24,7 @@ def readable(cell):
     options = {key: value.strip() for key, value in DIRECTIVE.findall(cell.source)}
     if "hide" in options or options.get("include") == "false": return None
     cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
-    cell.metadata["caption"] = options.get("fig-cap", "").strip("\"'")
+    cell.metadata["caption"], cell.metadata["alt"] = (options.get(key, "").strip("\"'") for key in ("fig-cap", "fig-alt"))
     cell.metadata["transient"] = {"remove_source": options.get("echo") == "false"}
     for output in cell.outputs: # GitHub shows the rules of a data frame's style sheet as text
         if "text/html" in output.get("data", {}): output.data["text/html"] = STYLE.sub("", output.data["text/html"])
@@ -39,8 +39,8 @@ def render(nb, figures):
     text, resources = exporter.from_notebook_node(nb, resources={"output_files_dir": figures})
 
     def captioned(found):
-        caption = nb.cells[int(found[2])].metadata.get("caption")
-        return f"![{caption}]({found[1]})\n\n*{caption}*" if caption else f"![]({found[1]})"
+        caption, alt = (nb.cells[int(found[2])].metadata.get(key) for key in ("caption", "alt"))
+        return f"![{alt or caption}]({found[1]})" + (f"\n\n*{caption}*" if caption else "")
 
     text = NOTEBOOK.sub(r"](nbs/\1", FIGURE.sub(captioned, text))
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.M))

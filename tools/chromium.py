@@ -1,6 +1,7 @@
 """Open pages in a headless Chromium over its own pipe: no driver, no port, nothing to install besides the browser.
 
-    python tools/chromium.py _docs pictures/     a picture of every page of a built site, to be looked at
+    python tools/chromium.py _docs pictures/         a picture of every page of a built site, to be looked at
+    python tools/chromium.py _docs pictures/ 390     the same as on a telephone of that width
 """
 import base64
 import fcntl
@@ -102,6 +103,18 @@ class Chromium:
         self.evaluate("document.fonts.ready.then(() => true)")
         time.sleep(settle)
 
+    def resize(self, width, height=844):
+        "Show pages as a window of another width does; a narrow one as on a telephone."
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 768)
+
+    def press(self, key):
+        "Press a key, by its name, and let it go."
+        code = {"Tab": 9, "Enter": 13}[key]
+        for kind in ("rawKeyDown", "char", "keyUp"):
+            text = {"text": "\r"} if kind == "char" and key == "Enter" else {}
+            if kind == "char" and not text: continue
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
+
     def complaints(self):
         "What the page's console shows as an error or a warning, and what could not be loaded, since `open`."
         self.evaluate("1") # collects what is under way
@@ -142,10 +155,11 @@ class Served:
         self.server.server_close()
 
 
-def main(site, out):
-    "Save a picture of every page of `site` in `out`."
+def main(site, out, width=None):
+    "Save a picture of every page of `site` in `out`, in a window of a width in pixels."
     Path(out).mkdir(parents=True, exist_ok=True)
     with Served(site) as served, Chromium() as tab:
+        if width: tab.resize(int(width))
         for page in sorted(Path(site).glob("*.html")):
             tab.open(f"{served.url}/{page.name}")
             tab.picture(Path(out) / f"{page.stem}.png")
