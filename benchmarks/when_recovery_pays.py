@@ -7,9 +7,10 @@
 A task is one training, judged under every protocol of PROTOCOLS on the same TEST dialogues; its rows go to `synthetic_when.csv` together. A seed
 is another law, other conversations, other masks and other weights at once, the same for all models. What the rows of a model are:
 
-    zero_fill, gsdnet       the twin and GSDNet; with _plain: without distillation; gsdnet_wide: its denoiser meets every rate, whatever the recogniser meets
+    zero_fill, gsdnet       the twin and GSDNet; with _plain: without distillation
     best                    GSDNet whose denoiser is replaced by the law: true posterior draws in training and test, fused as GSDNet fuses them
     gsdnet_shown            the finished twin, and a denoiser trained beside it: what is recovered is shown to the twin as if it had been recorded
+    gsdnet_mean_shown       the same, but the mean of the samples is shown, and not each of them
     best_mean_shown, best_samples_shown   the same with the law's posterior mean, or eight draws, in the place of the denoiser's
     zeros_shown             a control: zeros, which are the mean of all features, shown as if recorded
     optimum, everything ... task `known`, which trains nothing: what the law itself answers
@@ -66,13 +67,13 @@ GRID = {
     "labels=24": (Setting(labels=24), UNDISTILLED),
     "labels=6": (Setting(labels=6), UNDISTILLED),
     "dialogues=384, labels=24": (Setting(dialogues=384, labels=24, steps=240), UNDISTILLED),
-    "max_rate=0.1": (Setting(max_rate=.1), (*USUAL, "gsdnet_wide")),
+    "max_rate=0.1": (Setting(max_rate=.1), USUAL),
     "max_rate=0": (Setting(max_rate=0.), ("zero_fill",)),
     "correlation=0": (Setting(correlation=0.), ("known", *USUAL)),
     "correlation=0.9": (Setting(correlation=.9), ("known", *USUAL)),
     "gone=0.3": (Setting(gone=.3), USUAL),
     "gone=0.5": (Setting(gone=.5), USUAL),
-    "labels=24, max_rate=0.1": (Setting(labels=24, max_rate=.1), (*USUAL, "gsdnet_wide")),
+    "labels=24, max_rate=0.1": (Setting(labels=24, max_rate=.1), USUAL),
 }
 COLUMNS = ["setting", "seed", "task", "model", "protocol", "weighted_f1", "nll", "recovery_mse", "least_mse", "commit"]
 
@@ -90,8 +91,9 @@ def conversations(setting, seed):
 
 
 def masks(data, seed):
-    "What is seen under each protocol, by its name."
-    return {name: draw_mask(data.available, p, data.dialogue, data.speaker, seed=seed) for name, p in PROTOCOLS.items()}
+    "What is seen of the test dialogues under each protocol, by its name, the same whatever training lost."
+    everything = torch.ones_like(data.available)
+    return {name: data.available & draw_mask(everything, p, data.dialogue, data.speaker, seed=seed) for name, p in PROTOCOLS.items()}
 
 
 class Law:
@@ -149,7 +151,8 @@ class Law:
         spread, corners = torch.linalg.cholesky(cov).float(), self.law.prototypes.float()
         z, xi = self.noise(self.q + self.law.n_classes, n, len(mean)).split([self.q, self.law.n_classes])
         votes = (corners @ mean.float().T)[:, None] + torch.einsum("cp,upq,qsu->csu", corners, spread, z) + self.law.label_noise * xi
-        return (votes == votes.amax(0)).double().mean(1).T # the share of draws that a class wins; ties do not happen
+        won = (votes == votes.amax(0)).double().mean(1).T # the share of draws that a class wins; in single precision two may tie
+        return won / won.sum(-1, keepdim=True)
 
 
 class KnownLaw(SpectralDiffusion):
@@ -193,11 +196,13 @@ class Best(GSDNet):
 
 class ShownAsObserved(GSDNet):
     "A recogniser as it is, shown what was recovered as if it had been recorded; the denoiser alone is trained, and needs no label."
+    mean = False # show the mean of the samples, or one after the other and average the answers
+
     def outputs(self, batch, *, seed=0, n_steps=None, n_samples=None):
         z = self.encode(batch)
         recovery = self.recover(batch, n_steps, n_samples, keyed_generators(batch.keys, seed), z)
-        whole = batch.observed | batch.valid[..., None]
-        return torch.cat([self.fuse(v.unflatten(-1, z.shape[-2:]), whole, batch) for v in recovery.values])
+        whole, shown = batch.observed | batch.valid[..., None], recovery.mean[None] if self.mean else recovery.values
+        return torch.cat([self.fuse(v.unflatten(-1, z.shape[-2:]), whole, batch) for v in shown])
 
     def loss(self, batch, recovery_observed, generator=None):
         complete = batch.complete()
@@ -218,19 +223,11 @@ class ZerosShownAsObserved(GSDNet):
         return self.fuse(self.encode(whole), whole.observed, whole)
 
 
-class Wide(GSDNet):
-    "GSDNet whose denoiser meets every rate, whatever the recogniser meets."
-    def loss(self, batch, recovery_observed, generator=None):
-        known = batch.observed | batch.target_mask
-        owner = torch.arange(len(known)).repeat_interleave(known.shape[1])
-        return super().loss(batch, MixedMissing().draw(known.flatten(0, 1), owner, generator).view_as(known), generator)
-
-
 def untrained(name, data, law):
     "The model of a task."
     config = GSDConfig.of(data, **NET, recover=not name.startswith("zero_fill"), distill_weight=0. if name.endswith("_plain") else .5)
     if name == "best": return Best(config, law)
-    return (Wide if name == "gsdnet_wide" else GSDNet)(config)
+    return GSDNet(config)
 
 
 def trained(net, data, max_rate, steps, seed):
@@ -260,14 +257,17 @@ def models(name, setting, data, law, seed):
     yield "best_mean_shown", beside(net, BestShownAsObserved, (law, True))
     yield "best_samples_shown", beside(net, BestShownAsObserved, (law, False))
     yield "zeros_shown", beside(net, ZerosShownAsObserved, ())
-    with own_randomness(seed): yield "gsdnet_shown", trained(beside(net, ShownAsObserved, ()), data, None, what.steps, seed)
+    with own_randomness(seed): shown = trained(beside(net, ShownAsObserved, ()), data, None, what.steps, seed)
+    yield "gsdnet_shown", shown
+    shown.mean = True
+    yield "gsdnet_mean_shown", shown
 
 
 def judged(name, net, data, law, seed):
     "Rows of a trained model, one for each protocol; under one of them the error of what is recovered, and the least that it could be."
     for protocol, mask in masks(data, seed).items():
         out, error, least = net.predict(data.test, mask, seed=seed), "", ""
-        if protocol == "random 0.5" and name in ("gsdnet", "gsdnet_wide", "gsdnet_shown"):
+        if protocol == "random 0.5" and name in ("gsdnet", "gsdnet_shown"):
             error = net.recovery_error(data.test, mask, seed=seed)["recovery_mse"]
             least = beside(net, Best, (law,)).recovery_error(data.test, mask, seed=seed, n_samples=32)["recovery_mse"]
         yield name, protocol, classification_metrics(data.y[torch.as_tensor(out.rows)].numpy(), out.probabilities), error, least
@@ -306,10 +306,11 @@ def task(setting, seed, name):
 
 
 def tasks(chosen, there):
-    "What is still to be made, seed by seed, the longest first within a seed."
+    "What is still to be made, seed by seed."
     names = chosen.only.split(";") if chosen.only else list(GRID)
     if unknown := [n for n in names if n not in GRID]: sys.exit(f"got --only with {unknown}, expected some of {list(GRID)}, separated by semicolons")
-    todo = [(setting, seed, name) for seed in range(chosen.first, chosen.first + chosen.seeds) for setting in names for name in GRID[setting][1]]
+    wanted = lambda name: not chosen.tasks or name in chosen.tasks.split(",")
+    todo = [(setting, seed, name) for seed in range(chosen.first, chosen.first + chosen.seeds) for setting in names for name in GRID[setting][1] if wanted(name)]
     return [t for t in todo if (t[0], str(t[1]), t[2]) not in there]
 
 
@@ -318,6 +319,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each in a process of its own")
     parser.add_argument("--only", help="names of settings, separated by semicolons")
+    parser.add_argument("--tasks", help="names of trainings, separated by commas: known, zero_fill, gsdnet, best, ...")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--out", default="results", help="folder of the CSV file")

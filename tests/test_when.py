@@ -58,6 +58,8 @@ def test_settings_take_away_what_they_say_and_leave_the_test_alone():
     assert sum(bool((c.y >= 0).any()) for c in few.train) == 2
     gone = 1 - torch.cat([c.present for c in holes.train]).double().mean()
     assert abs(gone - .3) < .01
+    test = torch.cat([c.rows for c in base.test])
+    for name, mask in when.masks(base, 1).items(): assert torch.equal(mask[test], when.masks(holes, 1)[name][test])
 
 
 def test_the_best_recovery_is_the_law_encoded_and_keeps_what_is_observed(shown):
@@ -94,7 +96,7 @@ def test_a_denoiser_trained_beside_a_twin_leaves_the_twin_as_it_is(shown):
     assert moved == {"diffusion"}
 
 
-@pytest.mark.parametrize("name, kinds", [("known", 6), ("zero_fill", 5), ("gsdnet", 1), ("best", 1)])
+@pytest.mark.parametrize("name, kinds", [("known", 6), ("zero_fill", 6), ("gsdnet", 1), ("best", 1)])
 def test_rows_of_a_task(name, kinds):
     rows, _ = when.task("base", 1, name)
     assert len(rows) == kinds * len(when.PROTOCOLS) and all(len(r) + 1 == len(when.COLUMNS) for r in rows)
