@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gsdnet import formats, pickles
+from gsdnet import pickles
 from gsdnet.data import load_dataset
 from gsdnet.formats import (LAYOUTS, RefusedPickle, convert, example, load_npy, load_npz, load_pickle, meld_table,
                             read_gcnet, read_meld, read_mmgcn, read_mmsa)
