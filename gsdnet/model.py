@@ -164,7 +164,7 @@ def keyed_generators(
     return [torch.Generator().manual_seed(int.from_bytes(d, "little")) for d in digests]
 
 # %% ../nbs/10_model.ipynb #e4d856e7
-BUDGET, PADDING = 2048, 256 # rows (padded utterances x samples) that predictions keep at work, and how many of them may be padding
+BUDGET, PADDING = 2048, 512 # rows (padded utterances x samples) that predictions keep at work, and how many of them may be padding
 CALIBRATION = ("temperature", "residual") # what a trained model was calibrated with, in config.json beside its settings
 
 # %% ../nbs/10_model.ipynb #5869e4b3
