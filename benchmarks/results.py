@@ -61,11 +61,11 @@ EXPERIMENTS = (
     SYNTHETIC,
     *(replace(SYNTHETIC, name=f"synthetic_unrecorded{share:.0%}".strip("%"), never_recorded=share) for share in (.3, .5)),
     USUAL,
-    replace(USUAL, name="iemocap4_folds", rates="0,0.3,0.5", seeds=2, masks=None, folds=5),
     MOSI,
     *(replace(MOSI, name=f"mosi_unrecorded{share:.0%}".strip("%"), never_recorded=share) for share in (.3, .5)),
     replace(MOSI, name="mosi_visual", masks="masks_visual.npz", protocols="random,fixed", rates="0,0.1,0.3,0.5,0.6"),
     IEMOCAP,
+    replace(IEMOCAP, name="iemocap4_twin", models="gsdnet,zero_fill"),
     *(replace(IEMOCAP, name=f"iemocap4_unrecorded{share:.0%}".strip("%"), never_recorded=share) for share in (.3, .5)),
 )
 
@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder of data sets; only the synthetic experiments if left out")
     parser.add_argument("--only", help="names of experiments, comma-separated")
     parser.add_argument("--models", help="other models than the experiment's, comma-separated")
+    parser.add_argument("--seeds", type=int, help="another number of seeds than the experiment's")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--quick", action="store_true", help="four epochs, one seed, three models: the whole way in minutes, not its results")
     parser.add_argument("--out", default="results", help="folder of the CSV files")
@@ -113,7 +114,7 @@ def main() -> int:
     names = chosen.only.split(",") if chosen.only else [e.name for e in EXPERIMENTS]
     unknown = set(names) - {e.name for e in EXPERIMENTS}
     if unknown: parser.error(f"there is no experiment {', '.join(sorted(unknown))}, expected some of {', '.join(e.name for e in EXPERIMENTS)}")
-    changes = (QUICK if chosen.quick else {}) | ({"models": chosen.models} if chosen.models else {})
+    changes = (QUICK if chosen.quick else {}) | ({"models": chosen.models} if chosen.models else {}) | ({"seeds": chosen.seeds} if chosen.seeds else {})
     todo = [replace(e, **changes) for e in EXPERIMENTS if e.name in names]
     if chosen.list:
         for experiment in todo: print(f"{experiment.name:24s} {experiment.command}")
