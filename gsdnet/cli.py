@@ -517,7 +517,9 @@ def info(
     return 0
 
 # %% ../nbs/29_cli.ipynb #f3268a34
-def completion(shell: Literal["bash", "zsh"]) -> int: # exit status
+def completion(
+    shell: Literal["bash", "zsh"],
+) -> int: # exit status
     """Print a script that completes commands, options and their values.
 
     Parameters

@@ -42,7 +42,7 @@ def cells(page, kind):
 def commands(script):
     "The calls of gsdnet in a script, as words: without comments, without what follows a pipe, and OUTPUT for that of another command."
     plain = re.sub(r'"\$\(.*\)"', "OUTPUT", re.sub(r"\\\n\s*", "", script))
-    return [shlex.split(call, comments=True) for call in re.findall(r"(?:^|&& )(gsdnet [^|&;\n]*)", plain, re.M)]
+    return [shlex.split(call, comments=True) for call in re.findall(r"(?:^|&& )(gsdnet [^|&;>\n]*)", plain, re.M)]
 
 
 def told(page):

@@ -102,7 +102,7 @@ def test_the_log_has_a_line_per_epoch(data, tmp_path, valid):
     used = data if valid else data.with_split(np.where(np.asarray(data.split) == 1, 2, np.asarray(data.split)).astype(np.int8))
     model = train(used, run=tmp_path / "run")
     rows = [json.loads(line, parse_constant=lambda x: pytest.fail(f"{x} is no JSON")) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    terms = ["feature", "eigenvalue", "masked", "complete", "distill"]
+    terms = ["feature", "eigenvalue", "masked", "complete", "distill", "unimodal"]
     assert all(list(row) == ["epoch", "step", "lr", "valid_score", "seconds", "utterances", "utterances_per_second", "loss", *terms, "norm_0", "norm_1"]
                for row in rows)
     assert [row["epoch"] for row in rows] == [1, 2, 3] and [row["step"] for row in rows] == [3, 6, 9]
