@@ -339,7 +339,7 @@ class ConversationBatch:
         return cls(
             # targets first: the features are then cut in place, without another copy of everything
             targets=_within(full, hidden) if targets else None, target_mask=hidden if targets else None,
-            features=_cut(full, seen), observed=seen, valid=graph.valid, graph=graph,
+            features=full if all(o.all() for o in bits) else _cut(full, seen), observed=seen, valid=graph.valid, graph=graph,
             speaker=pad_sequence([c.speaker for c in conversations], True), y=pad_sequence([c.y for c in conversations], True, -1),
             score=None if any(s is None for s in scores) else pad_sequence(scores, True, float("nan")),
             modalities=modalities, keys=[c.key for c in conversations], lengths=lengths)

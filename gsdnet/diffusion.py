@@ -68,6 +68,7 @@ class Recovery:
     values: Tensor # `[S, B, N, D]` the samples; observed entries are the observed values
     spectra: Tensor # `[S, B, K, M]` eigenvalues of each modality's graph, exact where nothing of it is missing
     known: Tensor # bool `[B, N, D]` entries that were observed
+    whole: bool = False # nothing was missing, so that nothing was recovered
 
     @cached_property
     def mean(self) -> Tensor: # `[B, N, D]`
@@ -283,7 +284,7 @@ class SpectralDiffusion(nn.Module):
         x = torch.where(shown, x, 0.0)
         if bool((observed | ~graph.valid[..., None]).all()):
             exact = graph.spectrum.values[..., None] + self.spread * self.offsets(x, graph)
-            return Recovery(x[None], exact[None], shown)
+            return Recovery(x[None], exact[None], shown, whole=True)
         given, room = self.condition(x, observed, graph), graph.valid[..., None].expand_as(observed)
         generator, everywhere = (self.noise(generator, where, graph, n_samples) for where in (~observed & room, room))
         size, split = x[0].numel() * n_samples, (n_samples, len(self.dims))

@@ -102,7 +102,7 @@ class ConversationEstimator(BaseEstimator):
         check_is_fitted(self, "model_")
         X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
         talks = list(to_dataset(X, self.modalities_, **metadata))
-        found = self.model_.predict(talks, seed=self.seed_)
+        found = self.model_.predict(talks, seed=self.seed_, batch_size=1) # one by one: to the last bit, whatever else is asked
         return getattr(found, name)[np.argsort(found.rows)]
 
     def score(self,

@@ -198,3 +198,4 @@ def features(
     _write(dataset, rows, about, report, out)
     return report
 
+

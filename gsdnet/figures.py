@@ -43,7 +43,7 @@ def plot_responses(
         ax.plot(grid, g, color=PALETTE[i % 7], linestyle=DASHES[i % 7], label=f"group {i + 1}")
     if values is not None: ax.plot(values, np.full(len(values), ax.get_ylim()[0]), "|", color="black", markersize=10, label="eigenvalues")
     ax.set(xlabel="eigenvalue λ", ylabel="response g(λ, 0)")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return ax
 
 # %% ../nbs/23_figures.ipynb #2b8e58ec
@@ -100,7 +100,7 @@ def plot_paths(
     for i, k in enumerate(np.unique(np.linspace(0, paths.shape[1] - 1, min(most, paths.shape[1])).astype(int))):
         ax.plot(times, paths[:, k], color=PALETTE[i % 7], linestyle=DASHES[i % 7], label=f"k = {k + 1}")
     ax.set(xlabel="time t (0 data, 1 noise)", ylabel="eigenvalue Λ")
-    ax.legend(fontsize="x-small", ncols=2)
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return ax
 
 # %% ../nbs/23_figures.ipynb #f03ec3c4
@@ -157,7 +157,7 @@ def plot_confusion(
     if not (label >= 0).any(): raise ValueError("got no labelled utterance, expected some; -1 means unlabelled")
     ax, known = ax or plt.subplots(figsize=(4.5, 4))[1], label >= 0
     ConfusionMatrixDisplay.from_predictions(label[known], predicted[known], labels=range(len(label_names)), display_labels=label_names, normalize="true",
-                                            cmap="cividis", values_format=".2f", colorbar=False, ax=ax)
+                                            cmap="cividis", values_format=".2f", colorbar=False, xticks_rotation=30, ax=ax)
     ax.grid(False)
     ax.set(xlabel="answer", ylabel="truth")
     return ax

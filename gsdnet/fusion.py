@@ -8,10 +8,10 @@ __all__ = ['ModalityGate', 'ConversationConv', 'row_normalized', 'Context', 'Fus
 # %% ../nbs/09_fusion.ipynb #98fa7e34
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .conversation import GraphBatch
 from .denoiser import SpectralFilter, propagate
+from .recurrence import read_both_ways
 from .sde import expand
 
 # %% ../nbs/09_fusion.ipynb #239b5c5c
@@ -68,7 +68,7 @@ def row_normalized(
 
 # %% ../nbs/09_fusion.ipynb #dd8b6b43
 class Context(nn.Module):
-    "A bidirectional GRU over the utterances of a dialogue that never steps on padding."
+    "A bidirectional GRU over the utterances of a dialogue, deaf to padding."
     def __init__(self,
         width: int, # channels in and out, even
     ):
@@ -82,9 +82,7 @@ class Context(nn.Module):
     ) -> Tensor: # `[B, N, ..., width]`
         b, n, *samples, width = h.shape
         flat = h.reshape(b, n, -1, width).permute(1, 0, 2, 3).flatten(1, 2)
-        lengths = valid.sum(-1).cpu().repeat_interleave(flat.shape[1] // b)
-        packed = pack_padded_sequence(flat, lengths, enforce_sorted=False)
-        out, _ = pad_packed_sequence(self.gru(packed)[0], total_length=n)
+        out = read_both_ways(self.gru, flat, valid.sum(-1).cpu().repeat_interleave(flat.shape[1] // b))
         return out.unflatten(1, (b, -1)).transpose(0, 1).reshape(h.shape)
 
 # %% ../nbs/09_fusion.ipynb #4c98b7cc

@@ -174,7 +174,7 @@ def keyed_generators(
     return [torch.Generator().manual_seed(int.from_bytes(d, "little")) for d in digests]
 
 # %% ../nbs/10_model.ipynb #e4d856e7
-BUDGET = 2048 # rows (padded utterances x samples) that predictions keep at work
+BUDGET, PADDING = 2048, 512 # rows (padded utterances x samples) that predictions keep at work, and how many of them may be padding
 CALIBRATION = ("temperature", "residual") # what a trained model was calibrated with, in config.json beside its settings
 
 # %% ../nbs/10_model.ipynb #5869e4b3
@@ -356,21 +356,21 @@ class Recogniser(nn.Module):
         conversations: Sequence[Conversation], # to answer
         observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
         *,
-        batch_size: int | None = None, # pieces; by default as many as keep `BUDGET` rows at work
+        batch_size: int | None = None, # pieces; by default as many as keep `BUDGET` rows at work, not above `PADDING` of them for nothing
         targets: bool = False, # keep hidden values apart, to measure against them
     ):
         "Yield `(places, batch)`: where nothing is missing first, then by length, so that little is padded; a place is (number, `Piece`)."
-        transform, device, group = self.transform, self.score_scale.device, []
+        transform, device, group, padded = self.transform, self.score_scale.device, [], 0
         waiting = sorted(self.pieces(conversations, observed), key=lambda item: item[:4])
         for i, (whole, n, place, piece, part, bits) in enumerate(waiting):
             group.append(((place, piece), transform(part), bits))
-            after = waiting[i + 1] if i + 1 < len(waiting) else None
-            room = BUDGET // (1 if whole else self.samples)
-            full = len(group) >= batch_size if batch_size else after and (len(group) + 1) * after[1] > room
-            if after is None or after[0] != whole or full:
+            after = waiting[i + 1] if i + 1 < len(waiting) else (None, n)
+            rows, padded = 1 if whole else self.samples, padded + len(group) * (after[1] - n)
+            full = len(group) >= batch_size if batch_size else (len(group) + 1) * after[1] * rows > BUDGET or padded * rows > PADDING
+            if after[0] != whole or full:
                 places, talks, masks = zip(*group)
                 yield places, self.align(ConversationBatch.collate(talks, list(masks), targets=targets).to(device))
-                group = []
+                group, padded = [], 0
 
     @property
     def samples(self) -> int:
@@ -394,23 +394,25 @@ class Recogniser(nn.Module):
         "Answer conversations; an answer does not depend on what it was batched with."
         if not len(conversations): raise ValueError("got no conversations, expected at least one")
         training = self.training
-        self.eval()
-        begin, parts = time.perf_counter(), []
+        if training: self.eval() # a walk over all modules
+        begin, parts, found, n = time.perf_counter(), [], [], 0
         for places, batch in self.batches(conversations, observed, batch_size=batch_size):
-            out = self.outputs(batch, seed=seed, **options).double().cpu()
+            kept = np.zeros(batch.valid.shape, bool)
             for b, (place, p) in enumerate(places):
-                kept = slice(p.first - p.start, p.last - p.start)
-                hidden = ~batch.observed[b, kept] & self.recovers
-                parts.append((place, p.first, (*self.answer(out[:, b, kept]), hidden.cpu().numpy())))
+                kept[b, p.first - p.start:p.last - p.start] = True
+                parts.append((place, p.first, n, n := n + p.last - p.first))
+            kept = torch.from_numpy(kept)
+            out = self.outputs(batch, seed=seed, **options).double().cpu()[:, kept]
+            found.append((*self.answer(out), (~batch.observed.cpu()[kept] & self.recovers).numpy()))
         seconds = time.perf_counter() - begin
-        self.train(training)
+        if training: self.train()
         rows = np.concatenate([np.asarray(c.rows) for c in conversations])
-        answers = [answer for _, _, answer in sorted(parts, key=lambda part: part[:2])]
-        columns = [None if column[0] is None else np.concatenate(column) for column in zip(*answers)]
+        order = np.concatenate([np.arange(*part[2:]) for part in sorted(parts)])
+        columns = [None if column[0] is None else np.concatenate(column)[order] for column in zip(*found)]
         return Prediction(*columns, rows=rows, seconds=seconds, modalities=self.modalities)
 
     def answer(self,
-        out: Tensor, # `[S, n, C]` outputs of one conversation
+        out: Tensor, # `[S, n, C]` outputs for n utterances
     ) -> tuple: # probabilities, label, score, uncertainty, within, between, as arrays
         "Average samples and say how sure the answer is; calibration changes no label."
         if self.config.task == "classification":
@@ -542,8 +544,9 @@ class GSDNet(Recogniser):
         "Recovered latents `[B, N, S, M, d]`, or None, and eigenvalue offsets `[B, K, S, M]`, as the fusion network reads them."
         if recovery is None: return None, self.diffusion.offsets(z.detach().flatten(-2), batch.graph, observed)[:, :, None]
         spec = batch.graph.spectrum
-        offsets = (recovery.spectra - spec.values[..., None]) / self.config.spread * spec.valid[..., None]
-        return recovery.values.movedim(0, 2).unflatten(-1, z.shape[-2:]), offsets.movedim(0, 2)
+        offsets = ((recovery.spectra - spec.values[..., None]) / self.config.spread * spec.valid[..., None]).movedim(0, 2)
+        if recovery.whole and not self.training: return None, offsets # in training every weight has a gradient, be it zero
+        return recovery.values.movedim(0, 2).unflatten(-1, z.shape[-2:]), offsets
 
     def outputs(self,
         batch: ConversationBatch, # aligned

@@ -10,6 +10,7 @@ __all__ = ['FILES', 'made_by', 'describe', 'check_features', 'result_table', 'as
 # %% ../nbs/21_sharing.ipynb #0dfa2552
 import copy
 import json
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -361,7 +362,8 @@ def export_onnx(
     arguments, free = traceable(model, conversation, "utterances", "eigenpairs")
     if find_spec("onnxscript") is None or not hasattr(torch.onnx, "ops"):
         raise ValueError(f"ONNX needs onnxscript and PyTorch 2.8 or later, got PyTorch {torch.__version__}, expected pip install 'gsdnet[onnx]'")
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore") # the exporter's, about itself
         program = torch.onnx.export(Deterministic(model, OnnxContext), arguments, dynamo=True, dynamic_shapes=free, opset_version=20, optimize=False,
                                     output_names=["answer"], verbose=False, custom_translation_table={torch.ops.aten.diagonal_scatter.default: diagonal_scatter})
     c, names = model.config, ("modalities", "label_names", "task", "window", "decay", "cross_speaker", "rank", "max_length")

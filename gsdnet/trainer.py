@@ -470,10 +470,8 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.n_steps = config.epochs * math.ceil(len(self.train_set) / config.batch_size)
         self.groups = [[p for p in group if p.requires_grad] for group in model.parameter_groups()]
-        # on a CPU the bits of `foreach` are those of the plain loop, those of `fused` are not
-        form = {"foreach": True} if self.accelerator.device.type == "cpu" else {"fused": True}
         self.optimizer = self.accelerator.prepare_optimizer(
-            torch.optim.AdamW([p for g in self.groups for p in g], lr=config.lr, weight_decay=config.weight_decay, **form))
+            torch.optim.AdamW([p for g in self.groups for p in g], lr=config.lr, weight_decay=config.weight_decay, fused=True))
         self.averaged, self.average = copy.deepcopy(model), average_weights(config.average)
         for part in self.averaged.modules():
             if isinstance(part, nn.RNNBase): part.flatten_parameters() # on a GPU a copy's weights lie scattered, and would be gathered at every call

@@ -4,6 +4,7 @@ A command on a page stands in a `%%sh` cell, which `nbdev_test` runs with the pa
 folder of its own. What is only named, in a line of prose, has to be understood by the parser.
 """
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -11,17 +12,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 
 from gsdnet import cli
+
+nbformat = pytest.importorskip("nbformat")
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "nbs").glob("*.ipynb"))
 TUTORIALS = [p for p in PAGES if re.match("2[4-8]_", p.name)]
 FENCE = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
 NAMED = re.compile(r"`(gsdnet [a-z]+ [^`]+)`")
+RUNNER = """
+import json
+from execnb.shell import CaptureShell
+shell = CaptureShell()
+for step in json.load(open("steps.json")):
+    shell.run(step)
+    if shell.exc: raise SystemExit(f"{step}\\n{type(shell.exc).__name__}: {shell.exc}")
+"""
 SHORT = {"benchmark": "--epochs 1 --seeds 1", "train": "--training.epochs 1"} # the last of two values of an option counts
 
 
@@ -55,7 +65,7 @@ def run(script, folder):
     (program / "gsdnet").chmod(0o755)
     path = os.pathsep.join([str(program), str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(["sh", "-e", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(["sh", "-e", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -79,7 +89,7 @@ def test_every_command_on_a_page_is_understood(page, call):
 @pytest.mark.slow
 def test_readme_by_its_own_words(tmp_path):
     "README's commands, one after the other in an empty folder, with one epoch and one seed."
-    script = "\n".join(FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+    script = "".join(FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     lines = [shlex.split(line, comments=True) for line in script.splitlines()]
     assert {line[0] for line in lines} == {"make", "gsdnet"}
     calls = [line for line in lines if line[0] == "gsdnet"]
@@ -101,21 +111,18 @@ def test_make_run_is_the_benchmark_of_the_readme():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in TUTORIALS if FENCE.search("\n".join(cells(p, "markdown")))], ids=lambda p: p.stem)
-def test_tutorial_by_its_own_words(page, tmp_path, monkeypatch):
+def test_tutorial_by_its_own_words(page, tmp_path):
     "The fenced commands of a tutorial at the place where they stand: after the cells before them, in the page's folder."
-    shell = pytest.importorskip("execnb.shell").CaptureShell()
+    pytest.importorskip("execnb")
     fences = FENCE.findall("\n".join(cells(page, "markdown")))
-    for name in re.findall(r"import (\w+)", "\n".join(fences)):
+    for name in re.findall(r"import (\w+)", "".join(fences)):
         if not importlib.util.find_spec(name): pytest.skip(f"{name} is not installed, which a command of this page needs")
-    if any("--text" in block for block in fences): pytest.importorskip("sentence_transformers", reason="pip install 'gsdnet[features]'")
-    monkeypatch.chdir(tmp_path)
-    left = len(fences)
+    if "--text" in "".join(fences): pytest.importorskip("sentence_transformers", reason="pip install 'gsdnet[features]'")
+    steps = []
     for cell in nbformat.read(page, as_version=4).cells:
-        if not left: break
-        if cell.cell_type == "markdown":
-            for block in FENCE.findall(cell.source):
-                run(block, Path.cwd())
-                left -= 1
-        elif cell.cell_type == "code" and "#| eval: false" not in cell.source:
-            shell.run(cell.source)
-            assert shell.exc is None, cell.source
+        if cell.cell_type == "markdown": steps += [f"%%sh\n{block}" for block in FENCE.findall(cell.source)]
+        elif cell.cell_type == "code" and "#| eval: false" not in cell.source: steps.append(cell.source)
+    while steps[-1].removeprefix("%%sh\n") not in fences: steps.pop()
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+    (tmp_path / "page.py").write_text(RUNNER)
+    run(f"{shlex.quote(sys.executable)} page.py", tmp_path)

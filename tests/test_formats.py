@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gsdnet import formats
+from gsdnet import pickles
 from gsdnet.data import load_dataset
 from gsdnet.formats import (LAYOUTS, RefusedPickle, convert, example, load_npy, load_npz, load_pickle, meld_table,
                             read_gcnet, read_meld, read_mmgcn, read_mmsa)
@@ -171,7 +171,7 @@ CASES = attacks(Path("canary"))
 @pytest.mark.parametrize("name", CASES)
 def test_attacks_are_refused_and_nothing_runs(tmp_path, monkeypatch, name):
     "A clear refusal; no file made, no module imported, memory in proportion to the file. Limits a hundredth of the true ones."
-    for limit in ("_CONTAINERS", "_MEMO"): monkeypatch.setattr(formats, limit, getattr(formats, limit) // 100)
+    for limit in ("_CONTAINERS", "_MEMO"): monkeypatch.setattr(pickles, limit, getattr(pickles, limit) // 100)
     canary, path = tmp_path / "canary", tmp_path / "attack.pkl"
     content = attacks(canary)[name]
     path.write_bytes(content)

@@ -132,3 +132,26 @@ def test_site_configuration_names_every_notebook():
     sidebar = (ROOT / "_quarto.yml").read_text(encoding="utf-8")
     assert (ROOT / "nbs/_quarto.yml").resolve() == ROOT / "_quarto.yml"
     assert not [p.name for p in (ROOT / "nbs").glob("*.ipynb") if p.name not in sidebar]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_texts_point_to_what_is_there(name):
+    "Relative links, and files of the repository that are named in backticks; those in results/ are made by scripts."
+    text, folder = (ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent
+    links = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+://|#|mailto:", target)]
+    named = re.findall(r"`((?:nbs|tests|tools|benchmarks|gsdnet)/[\w/.-]+\.\w+)`", text)
+    gone = [path for path in links if not (folder / path).exists()] + [path for path in named if not (ROOT / path).exists()]
+    assert not gone, f"{name} names files that are not there"
+
+
+def test_citation_names_a_page_that_is_there():
+    page = re.search(r'page "([^"]+)"', (ROOT / "CITATION.cff").read_text(encoding="utf-8"))[1]
+    assert any(f'"# {page}' in path.read_text(encoding="utf-8") for path in (ROOT / "nbs").glob("*.ipynb"))
+
+
+def test_names_at_the_top_are_public_where_they_live():
+    for name, home in gsdnet._HOME.items():
+        module = importlib.import_module(f"gsdnet.{home}")
+        assert name in module.__all__ and getattr(gsdnet, name) is getattr(module, name)
+    assert {"__version__", *gsdnet._HOME} == set(gsdnet.__all__) <= set(dir(gsdnet))
+    with pytest.raises(AttributeError, match="grandmother"): gsdnet.grandmother

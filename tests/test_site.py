@@ -148,7 +148,7 @@ def test_page_as_axe_sees_it(page, telephone, site):
     telephone.open(f"{site}/{page}")
     telephone.evaluate(AXE.read_text(encoding="utf-8") + ";1")
     found = telephone.evaluate("""axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']})
-        .then(done => done.violations.map(v => `${v.id}: ${v.help}: ${v.nodes[0].html.slice(0, 120)}`))""")
+        .then(done => done.violations.map(v => `${v.id}: ${v.help}: ${v.nodes[0].html.slice(0, 120)}`))""", timeout=300)
     assert found == []
 
 

@@ -83,9 +83,9 @@ class Chromium:
                 return message["result"]
             self.events.append(message)
 
-    def evaluate(self, expression):
+    def evaluate(self, expression, timeout=30):
         "The value of a JavaScript expression in the page; a promise is waited for."
-        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        found = self.send("Runtime.evaluate", timeout, expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in found: raise RuntimeError(found["exceptionDetails"]["exception"]["description"])
         return found["result"].get("value")
 
