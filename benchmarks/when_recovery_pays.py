@@ -35,7 +35,7 @@ from gsdnet.conversation import AddSpectrum, ConversationBatch
 from gsdnet.data import ConversationDataset, SyntheticConversations, never_recorded
 from gsdnet.diffusion import Recovery, SpectralDiffusion
 from gsdnet.metrics import classification_metrics
-from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, RandomMissing, SpeakerMissing, draw_mask
+from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, RandomMissing, draw_mask
 from gsdnet.model import GSDConfig, GSDNet, keyed_generators
 from gsdnet.trainer import TrainConfig, Trainer, own_randomness, random_masks
 
