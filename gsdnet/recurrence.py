@@ -67,7 +67,7 @@ def read_both_ways(
     x: Tensor, # `[N, R, d]` sequences side by side
     lengths: Tensor, # `[R]` utterances of each, on the processor; what comes after is padding
 ) -> Tensor: # `[N, R, 2·hidden]`, zero on padding
-    "The GRU's states of both directions: in training on a processor by `_BothWays`, otherwise by torch's own kernels."
+    "The GRU's states of both directions: in training on a processor by the class above, otherwise by torch's own kernels."
     n, r, _ = x.shape
     if not (torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == gru.weight_ih_l0.dtype) or torch.compiler.is_compiling():
         packed = pack_padded_sequence(x, lengths, enforce_sorted=False)

@@ -101,7 +101,7 @@ def test_readme_by_its_own_words(tmp_path):
 
 def test_make_run_is_the_benchmark_of_the_readme():
     "What `make run` would do, without doing it, is the line that README shows, on two processes."
-    make = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True)
+    make = subprocess.run(["make", "-n", "--no-print-directory", "run"], cwd=ROOT, capture_output=True, text=True)
     assert make.returncode == 0, make.stderr
     made = shlex.split(make.stdout.splitlines()[-1])
     shown = next(call for call in told(ROOT / "README.md") if call[1] == "benchmark")

@@ -20,7 +20,7 @@ from nbdev.serve import proc_nbs
 KATEX_CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/")
 FONTS_CDN = re.compile(r"""@import\s*(?:url\()?["']?https://fonts\.[^)"']*["']?\)?\s*;""") # addresses hold semicolons
 TITLE_CELL = re.compile(r"#\s[^\n]+(\s*\n>\s[^\n]+)?\s*")
-RAW_LINK = re.compile(r"\[`([\w.]+)`\]\([\w.#/-]+\)") # a name in a parameter's comment: nbdev makes a link of it, which code does not show as one
+RAW_LINK = re.compile(r"\[`([\w.]+(?:\(\))?)`\]\([\w.#/-]+\)") # a name in a parameter's comment: nbdev makes a link of it, which code does not show as one
 # what the renderer leaves to those who go by keyboard or by ear: corners of tables that are no headings, regions of one name, sections that open by mouse alone
 REACH = ((re.compile(r"<th( class=\"blank[^>]*)?>(&nbsp;)?</th>"), "<td></td>"),
          (re.compile(r'<nav class="quarto-secondary-nav">'), '<nav class="quarto-secondary-nav" aria-label="Place of this page">'),
