@@ -129,10 +129,11 @@ class FeatureDenoiser(nn.Module):
         level: Tensor, # `[B, K, ..., M]` noised eigenvalue offsets L_t of each modality
         t: Tensor, # `[]` or `[B]` time
         graph: GraphBatch, # the graphs
+        time: Tensor | None = None, # `[width]` or `[B, width]` embedded time, if it is at hand
     ) -> tuple[Tensor, Tensor]: # velocity `[B, N, ..., D]`, hidden states `[B, N, ..., width]`
         seen, hidden = (a.unflatten(1, (-1, *[1] * (xt.ndim - 3))) for a in given)
         h = nn.functional.linear(xt * hidden, self.inputs.weight[:, :xt.shape[-1]]) + seen
-        time = self.time(t)
+        if time is None: time = self.time(t)
         lam, clock = graph.spectrum.values.unflatten(1, (-1, *[1] * (level.ndim - 2))), t.view(-1, *[1] * (level.ndim - 1))
         eigen = torch.cat([level, *(a.expand(*level.shape[:-1], 1) for a in (lam, clock))], -1)
         for block in self.blocks: h = block(h, time, eigen, graph)
