@@ -1,7 +1,8 @@
-"""Share of an epoch's wall-clock time inside tensor operations, and which ones.
+"""Share of an epoch's wall-clock time inside tensor operations, and which ones; the same of a recovery, by kinds of operation.
 
 Inside counts the self CPU time of `aten::` events of torch's profiler, against the wall-clock time of the same epoch. The profiler's own time falls
-mostly outside of operations, so that the share without it is rather larger.
+mostly outside of operations, so that the share without it is rather larger. What a recovery's seconds without the profiler are not inside
+operations is Python and dispatch: it is said as the difference, with the number of operations that it is for.
 """
 import time
 
@@ -11,13 +12,22 @@ chosen = options(__doc__)
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from traffic import counted
 
 from gsdnet.architectures import MODELS
 from gsdnet.benchmark import commit
 from gsdnet.missing import MixedMissing
 from gsdnet.trainer import TrainConfig, Trainer
 
-data, _ = dataset(chosen.data)
+data, kit = dataset(chosen.data)
+KINDS = {"matrix products": ("addmm", "mm", "bmm"), "normal numbers": ("normal_",), "GELU": ("gelu",), "normalisation": ("native_layer_norm",),
+         "copies and concatenation": ("copy_", "cat", "where", "fill_", "index_select", "_index_put_impl_"),
+         "sums and products of elements": ("mul", "add", "addcmul", "sub", "div", "mul_", "addcmul_", "sum", "exp", "linalg_vector_norm", "mean")}
+
+
+def own(seen):
+    "An operation's own seconds and calls, by name."
+    return {e.key: (e.self_cpu_time_total / 1e6, e.count) for e in seen.key_averages() if e.key.startswith("aten::")}
 
 
 def measured(name):
@@ -31,8 +41,25 @@ def measured(name):
         begin = time.perf_counter()
         trainer.epoch()
         wall = time.perf_counter() - begin
-    operations = {e.key: (e.self_cpu_time_total / 1e6, e.count) for e in seen.key_averages() if e.key.startswith("aten::")}
-    return wall, operations
+    return wall, own(seen)
+
+
+def recovered():
+    "Seconds of a recovery of the test split without the profiler, an operation's own seconds and calls by name, and the number of calls."
+    torch.manual_seed(0)
+    model = MODELS["gsdnet"](data).eval()
+    model.fit_standardization(data.train)
+    model.diffusion.error_channels.copy_(.8 * torch.eye(len(model.diffusion.error_channels)))
+    for part, value in ((model.diffusion.error_response, 1.), (model.diffusion.error_levels, .5)): part.fill_(value) # as after training: error is drawn
+    batches = [batch for _, batch in model.batches(data.test, kit.observed(max(kit.rates), 0).numpy())]
+    def once():
+        begin = time.perf_counter()
+        for batch in batches: model.recover(batch, generator=[torch.Generator().manual_seed(i) for i in range(len(batch.keys))])
+        return time.perf_counter() - begin
+    wall = min(once() for _ in range(3 if chosen.quick else 12))
+    with counted() as work: once()
+    with profile(activities=[ProfilerActivity.CPU]) as seen: once()
+    return wall, own(seen), work["calls"]
 
 
 rows, lines = [], []
@@ -43,6 +70,14 @@ for name in ("gsdnet",) if chosen.quick else ("gsdnet", "gcnet_like"):
     top = sorted(operations.items(), key=lambda item: -item[1][0])[:25]
     lines += [dict(model=name, operation=key, seconds=round(s, 4), share=round(100 * s / wall, 2), calls=n, threads=chosen.threads,
                    data=rows[0]["data"], device=device(), date=rows[0]["date"], commit=commit()) for key, (s, n) in top]
+wall, operations, calls = recovered()
+kinds = {kind: sum(operations.get(f"aten::{name}", (0, 0))[0] for name in names) for kind, names in KINDS.items()}
+inside = sum(seconds for seconds, _ in operations.values())
+kinds |= {"other operations": inside - sum(kinds.values()), f"between operations, {calls:,} of them": max(0., wall - inside)}
+rows += [row(chosen, "share of a recovery", kind, None, 100 * seconds / max(wall, inside), "%") for kind, seconds in kinds.items()]
+lines += [dict(model="gsdnet, recovery", operation=key, seconds=round(s, 5), share=round(100 * s / max(wall, inside), 2), calls=n, threads=chosen.threads,
+               data=rows[0]["data"], device=device(), date=rows[0]["date"], commit=commit())
+          for key, (s, n) in sorted(operations.items(), key=lambda item: -item[1][0])[:25]]
 keep(chosen, lines, "profile.csv", key=("model", "threads", "data", "device"))
 keep(chosen, rows)
 show(rows)
