@@ -32,6 +32,13 @@ def numbers(text) -> tuple | None:
     try: return None if text is None else tuple(float(x) for x in names(text))
     except ValueError: raise ValueError(f"{text!r} is no list of numbers, expected such as 0,0.3,0.5") from None
 
+# %% ../nbs/29_cli.ipynb #840d7a27
+def which_seeds(seeds) -> int | tuple:
+    "How many seeds, or which: 3, or 5,6,7."
+    if isinstance(seeds, int): return seeds
+    try: return tuple(int(x) for x in names(seeds))
+    except ValueError: raise ValueError(f"{seeds!r} is no number of seeds and no list of them, expected such as 3 or 5,6,7") from None
+
 # %% ../nbs/29_cli.ipynb #5be8f322
 def pairs(text) -> dict | None:
     "A comma-separated list of NAME=VALUE; None stays None."
@@ -106,7 +113,7 @@ Task, Split = Literal["classification", "regression"], Literal["train", "valid",
 # %% ../nbs/29_cli.ipynb #36dd1283
 def benchmark(
     data: list[str], out: str, *, masks: str | None = None, modalities: str | None = None,
-    models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int = 3,
+    models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int | str = 3,
     folds: int | None = None, validation: Literal["group", "dialogue"] = "group", never_recorded: float = 0., epochs: int | None = None,
     missing_rate: Literal["mixed", "per_rate"] = "mixed", task: Task | None = None, jobs: int = 1, cluster: str | None = None, json: bool = False,
 ) -> int: # exit status
@@ -130,7 +137,7 @@ def benchmark(
     rates
         Missing rates, comma-separated; by default the kit's, or those of 0,0.3,0.5 that the data can reach.
     seeds
-        Number of seeds: each model is trained with seeds 0, 1, ... of its weights, its order and the masks it is judged under.
+        Number of seeds: each model is trained with seeds 0, 1, ... of its weights, its order and the masks it is judged under. Or which, comma-separated.
     folds
         Number of folds of a cross-validation, instead of the data's own split: one group is left out where there are as many groups, else whole dialogues.
     validation
@@ -158,7 +165,7 @@ def benchmark(
     config = TrainConfig() if epochs is None else TrainConfig(epochs=epochs)
     of = {d.modalities if kit is None else kit.modalities for d in datasets}
     if protocols and len(of) > 1: raise ValueError(f"the data sets have different modalities ({of}), expected the same ones for --protocols: add --modalities")
-    grid = Benchmark(datasets, read_models(models), Path(out), rates=numbers(rates), seeds=seeds, folds=folds, kit=kit,
+    grid = Benchmark(datasets, read_models(models), Path(out), rates=numbers(rates), seeds=which_seeds(seeds), folds=folds, kit=kit,
                      protocols=read_protocols(protocols, of.pop(), kit), never_recorded=never_recorded, validation=validation,
                      missing_rate=missing_rate, config=config, jobs=jobs, cluster=cluster)
     frame = run(grid)
