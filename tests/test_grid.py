@@ -76,7 +76,7 @@ def test_a_dask_cluster_loses_a_worker_but_no_row(serial, tmp_path):
 @pytest.mark.slow
 def test_a_cluster_of_its_own_by_one_option(serial, tmp_path):
     pytest.importorskip("dask.distributed", reason="pip install 'gsdnet[cluster]'")
-    same(run(grid(tmp_path, jobs=1, cluster="local")), serial, tmp_path, dead=0)
+    same(run(grid(tmp_path, jobs=2, cluster="local")), serial, tmp_path, dead=0)
 
 
 def test_workers_with_several_threads_are_refused(tmp_path):
