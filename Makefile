@@ -71,9 +71,8 @@ readme: .venv/.dev
 
 test: .venv/.dev $(KATEX)
 	$(BIN)/python tools/check_sync.py
-	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python tools/build_docs.py --katex $(KATEX)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python tools/build_docs.py --katex $(KATEX) & docs=$$!; $(BIN)/nbdev_test --n_workers 2; pages=$$?; wait $$docs && exit $$pages
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf _docs _proc build runs/demo

@@ -24,11 +24,6 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 PROGRAM = [sys.executable, "-c", "import sys; from gsdnet.cli import main; sys.exit(main())"]
 
 
-def program(*words):
-    "Run the program in a process of its own."
-    return subprocess.run([*PROGRAM, *map(str, words)], capture_output=True, text=True, env=ENV, timeout=300)
-
-
 def rows_of(folder):
     return pd.read_csv(Path(folder) / "results.csv", keep_default_na=True)
 
@@ -44,8 +39,7 @@ def talks(tmp_path_factory):
 def kept(talks, tmp_path_factory):
     "A model trained by the program."
     run = tmp_path_factory.mktemp("runs") / "kept"
-    done = program("train", talks, "--run", run, "--training.epochs", 1, "--architecture.latent", 16, "--seed", 2)
-    assert done.returncode == 0, done.stderr
+    assert cli.main(["train", str(talks), "--run", str(run), "--training.epochs", "1", "--architecture.latent", "16", "--seed", "2"]) == 0
     return run
 
 

@@ -87,13 +87,14 @@ def test_every_command_on_a_page_is_understood(page, call):
 
 
 @pytest.mark.slow
-def test_readme_by_its_own_words(tmp_path):
-    "README's commands, one after the other in an empty folder, with one epoch and one seed."
+def test_readme_by_its_own_words(tmp_path, monkeypatch):
+    "README's commands, one after the other in an empty folder, with one epoch and one seed; the tutorials' run in a shell."
     script = "".join(FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     lines = [shlex.split(line, comments=True) for line in script.splitlines()]
     assert {line[0] for line in lines} == {"make", "gsdnet"}
     calls = [line for line in lines if line[0] == "gsdnet"]
-    run("\n".join(f"{shlex.join(call)} {SHORT.get(call[1], '')}" for call in calls), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for call in calls: assert cli.main([*call[1:], *SHORT.get(call[1], "").split()]) == 0, call
     assert set(pd.read_csv(tmp_path / "runs/demo/results.csv")["model"]) == {"gsdnet", "zero_fill", "bigru"}
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert abs(answers.filter(like="p_").sum(axis=1) - 1).max() < 1e-5 and (tmp_path / "runs/mine/run.json").exists()

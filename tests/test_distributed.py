@@ -20,15 +20,16 @@ TRAIN = """
 import json, sys
 from accelerate import PartialState
 from gsdnet.architectures import MODELS
+from gsdnet.cli import main
 from gsdnet.data import SyntheticConversations
 from gsdnet.trainer import TrainConfig, fit
-out, jobs = sys.argv[1], json.loads(sys.argv[2])
+out, jobs, command = sys.argv[1], *map(json.loads, sys.argv[2:])
 for i, job in enumerate(jobs):
     data = SyntheticConversations(**job["data"]).dataset()
     model = fit(data, model=lambda d: MODELS[job["model"]](d, **job["architecture"]), missing_rate=job["rate"],
                 config=TrainConfig(**job["training"]), run=f"{out}/{i}", progress=False)
     model.save_pretrained(f"{out}/{i}/rank{PartialState().process_index}")
-PartialState().destroy_process_group()
+sys.exit(main(command))
 """
 
 
@@ -52,11 +53,18 @@ def alone(job, **training):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    "The folder that two processes leave."
+    "The folder that two processes leave: the jobs, and a training by the program."
     out = tmp_path_factory.mktemp("together")
-    done = subprocess.run([*TORCHRUN, write(out / "train.py", TRAIN), str(out), json.dumps(JOBS)], capture_output=True, text=True, env=ENV, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    save_dataset(SyntheticConversations(n_dialogues=15, length=(3, 6), seed=3).dataset(), out / "talks")
+    done = subprocess.run([*TORCHRUN, write(out / "train.py", TRAIN), str(out), json.dumps(JOBS), json.dumps(command(out, "whole"))],
+                          capture_output=True, text=True, env=ENV, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("kept in") == 1, done.stderr[-3000:]
     return out
+
+
+def command(out, run):
+    "The words of a training by the program."
+    return ["train", str(out / "talks"), "--training.epochs", "4", "--training.batch_size", "4", "--architecture.latent", "8", "--run", str(out / run)]
 
 
 def write(path, text):
@@ -108,22 +116,18 @@ def test_a_term_that_is_unknown_is_refused_in_shares():
 
 
 @pytest.mark.slow
-def test_the_command_in_two_processes_and_a_signal(tmp_path):
+def test_the_command_in_two_processes_and_a_signal(together, tmp_path):
     "`torchrun` of the program: one writes; a stopped run goes on, its rows those of a run that never stopped."
-    talks = save_dataset(SyntheticConversations(n_dialogues=15, length=(3, 6), seed=3).dataset(), tmp_path / "talks")
     script = write(tmp_path / "program.py", "import faulthandler, sys\nfaulthandler.enable()\nfrom gsdnet.cli import main\nsys.exit(main())\n")
-    words = ["train", str(talks), "--training.epochs", "4", "--training.batch_size", "4", "--architecture.latent", "8"]
-    whole = subprocess.run([*TORCHRUN, script, *words, "--run", str(tmp_path / "whole")], capture_output=True, text=True, env=ENV, timeout=300)
-    assert whole.returncode == 0 and whole.stdout.count("kept in") == 1, whole.stderr[-3000:]
     plug = write(tmp_path / "plug.py", "import sys, os, signal\nfrom gsdnet.trainer import Trainer\nfrom gsdnet.cli import main\nwhole = Trainer.step\n"
                  "def step(self, talks):\n    if self.step_count == 4 and os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGTERM)\n"
                  "    return whole(self, talks)\nTrainer.step = step\nsys.exit(main())\n")
-    stopped = subprocess.run([*TORCHRUN, plug, *words, "--run", str(tmp_path / "cut")], capture_output=True, text=True, env=ENV, timeout=300)
+    stopped = subprocess.run([*TORCHRUN, plug, *command(together, "cut")], capture_output=True, text=True, env=ENV, timeout=300)
     assert stopped.returncode != 0 and "stopped by SIGTERM after step 5" in stopped.stderr, stopped.stderr[-3000:]
     assert "checkpoint of step 5" in stopped.stderr
-    again = subprocess.run([*TORCHRUN, script, *words, "--run", str(tmp_path / "cut"), "--resume"], capture_output=True, text=True, env=ENV, timeout=300)
+    again = subprocess.run([*TORCHRUN, script, *command(together, "cut"), "--resume"], capture_output=True, text=True, env=ENV, timeout=300)
     assert again.returncode == 0 and "goes on after step 5" in again.stderr, again.stderr[-3000:]
-    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    a, b = (load_file(together / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    rows = [row for row in log(tmp_path / "cut") if "epoch" in row]
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and np.allclose([r["loss"] for r in rows], [r["loss"] for r in log(tmp_path / "whole")])
+    rows = [row for row in log(together / "cut") if "epoch" in row]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and np.allclose([r["loss"] for r in rows], [r["loss"] for r in log(together / "whole")])
