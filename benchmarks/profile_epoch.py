@@ -1,8 +1,7 @@
 """Share of an epoch's wall-clock time inside tensor operations, and which ones; the same of a recovery, by kinds of operation.
 
 Inside counts the self CPU time of `aten::` events of torch's profiler, against the wall-clock time of the same epoch. The profiler's own time falls
-mostly outside of operations, so that the share without it is rather larger. What a recovery's seconds without the profiler are not inside
-operations is Python and dispatch: it is said as the difference, with the number of operations that it is for.
+mostly outside of operations, so that the share without it is rather larger. A recovery is nearly all operations: its shares are of their own seconds.
 """
 import time
 
@@ -12,7 +11,6 @@ chosen = options(__doc__)
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from traffic import counted
 
 from gsdnet.architectures import MODELS
 from gsdnet.benchmark import commit
@@ -45,7 +43,7 @@ def measured(name):
 
 
 def recovered():
-    "Seconds of a recovery of the test split without the profiler, an operation's own seconds and calls by name, and the number of calls."
+    "The operations' own seconds and calls in a recovery of the test split, by name."
     torch.manual_seed(0)
     model = MODELS["gsdnet"](data).eval()
     model.fit_standardization(data.train)
@@ -53,13 +51,12 @@ def recovered():
     for part, value in ((model.diffusion.error_response, 1.), (model.diffusion.error_levels, .5)): part.fill_(value) # as after training: error is drawn
     batches = [batch for _, batch in model.batches(data.test, kit.observed(max(kit.rates), 0).numpy())]
     def once():
-        begin = time.perf_counter()
         for batch in batches: model.recover(batch, generator=[torch.Generator().manual_seed(i) for i in range(len(batch.keys))])
-        return time.perf_counter() - begin
-    wall = min(once() for _ in range(3 if chosen.quick else 12))
-    with counted() as work: once()
-    with profile(activities=[ProfilerActivity.CPU]) as seen: once()
-    return wall, own(seen), work["calls"]
+    for _ in range(2): once()
+    times = 2 if chosen.quick else 10
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in range(times): once()
+    return {name: (s / times, n // times) for name, (s, n) in own(seen).items()}
 
 
 rows, lines = [], []
@@ -70,12 +67,12 @@ for name in ("gsdnet",) if chosen.quick else ("gsdnet", "gcnet_like"):
     top = sorted(operations.items(), key=lambda item: -item[1][0])[:25]
     lines += [dict(model=name, operation=key, seconds=round(s, 4), share=round(100 * s / wall, 2), calls=n, threads=chosen.threads,
                    data=rows[0]["data"], device=device(), date=rows[0]["date"], commit=commit()) for key, (s, n) in top]
-wall, operations, calls = recovered()
-kinds = {kind: sum(operations.get(f"aten::{name}", (0, 0))[0] for name in names) for kind, names in KINDS.items()}
+operations = recovered()
 inside = sum(seconds for seconds, _ in operations.values())
-kinds |= {"other operations": inside - sum(kinds.values()), f"between operations, {calls:,} of them": max(0., wall - inside)}
-rows += [row(chosen, "share of a recovery", kind, None, 100 * seconds / max(wall, inside), "%") for kind, seconds in kinds.items()]
-lines += [dict(model="gsdnet, recovery", operation=key, seconds=round(s, 5), share=round(100 * s / max(wall, inside), 2), calls=n, threads=chosen.threads,
+kinds = {kind: sum(operations.get(f"aten::{name}", (0, 0))[0] for name in names) for kind, names in KINDS.items()}
+kinds |= {f"the rest of {sum(n for _, n in operations.values()):,} calls": inside - sum(kinds.values())}
+rows += [row(chosen, "share of a recovery's operations", kind, None, 100 * seconds / inside, "%") for kind, seconds in kinds.items()]
+lines += [dict(model="gsdnet, recovery", operation=key, seconds=round(s, 5), share=round(100 * s / inside, 2), calls=n, threads=chosen.threads,
                data=rows[0]["data"], device=device(), date=rows[0]["date"], commit=commit())
           for key, (s, n) in sorted(operations.items(), key=lambda item: -item[1][0])[:25]]
 keep(chosen, lines, "profile.csv", key=("model", "threads", "data", "device"))
