@@ -70,7 +70,7 @@ EXPERIMENTS = (
     *(replace(MOSI, name=f"mosi_unrecorded{share:.0%}".strip("%"), never_recorded=share) for share in (.3, .5)),
     replace(MOSI, name="mosi_visual", masks="masks_visual.npz", protocols="random,fixed", rates="0,0.1,0.3,0.5,0.6"),
     IEMOCAP,
-    replace(IEMOCAP, name="iemocap4_published", models=PUBLISHED, seeds=1),
+    replace(IEMOCAP, name="iemocap4_published", models=PUBLISHED, seeds=2),
     replace(IEMOCAP, name="iemocap4_parts", models=PARTS, seeds=1),
     # One hypothesis, said before these seeds were trained: seeds 0 to 4 of iemocap4_fair had GSDNet 1.26 points above its twin where all text is gone, p = .034, .14 after correction.
     replace(IEMOCAP, name="iemocap4_no_text", models="gsdnet,zero_fill", protocols="random,fixed:text", seeds=(5, 6, 7, 8, 9)),
