@@ -120,10 +120,10 @@ def graph_noise(
         device = graph.valid.device if generator is None else generator.device
         return tuple(torch.randn(shape, generator=generator, device=device) for shape in shapes)
     features, levels = (torch.zeros(shape) for shape in shapes)
-    sizes = torch.stack([graph.valid.sum(1), graph.spectrum.valid.sum(1)]).tolist()
-    for source, x, level, n, k in zip(generator, features, levels, *sizes):
+    sizes, pairs = graph.valid.sum(1).tolist(), graph.spectrum.valid.cpu()
+    for source, x, level, n, real in zip(generator, features, levels, sizes, pairs):
         torch.randn(x[:n].shape, generator=source, out=x[:n])
-        torch.randn(level[:k].shape, generator=source, out=level[:k])
+        level[real] = torch.randn(int(real.sum()), n_samples, n_modalities, generator=source)
     return features, levels
 
 # %% ../nbs/08_diffusion.ipynb #015ebd82
@@ -311,13 +311,13 @@ class SpectralDiffusion(nn.Module):
         source = self.noise(generator, ~observed & graph.valid[..., None], graph, n_samples)
         if self.sde.alpha(times[0]) == 0: state, times = self.first_step(times, given, graph, n_samples, generator), times[1:]
         else: state = self.prior(given, graph, n_samples, source)
-        if len(times) > 2: # up to the last step, which is the estimate itself in every sampler
+        if len(times) == 2 and sampler is ddim: state = self.estimate(*state, times[0].to(x), given, graph)[1:] # all that its step to 0 does
+        elif len(times) > 1:
             size = state[0][0].numel()
             parts = lambda packed: (packed[:, :size].view_as(state[0]), packed[:, size:].view_as(state[1]))
             pack = lambda *parts: torch.cat([part.flatten(1) for part in parts], 1)
             denoise = lambda packed, t: pack(*self.estimate(*parts(packed), t.to(x), given, graph)[1:])
-            state = parts(sampler(denoise, pack(*state), times[:-1], sde=self.sde, generator=source))
-        if len(times) > 1: state = self.estimate(*state, times[-2].to(x), given, graph)[1:]
+            state = parts(sampler(denoise, pack(*state), times, sde=self.sde, generator=source))
         values = torch.where(shown, x, state[0].movedim(2, 0))
         spectra = graph.spectrum.values[..., None] + self.spread * state[1].movedim(2, 0)
         return Recovery(values, spectra, shown)
