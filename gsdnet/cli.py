@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse.typing import restricted_string_type
 
 # %% ../nbs/29_cli.ipynb #3cbe4c14
 def names(text) -> list | None:
@@ -33,11 +34,12 @@ def numbers(text) -> tuple | None:
     except ValueError: raise ValueError(f"{text!r} is no list of numbers, expected such as 0,0.3,0.5") from None
 
 # %% ../nbs/29_cli.ipynb #840d7a27
+Seeds = restricted_string_type("Seeds", r"^\d+(,\d+)*$", docstring="Seeds, comma-separated.")
+
+# %% ../nbs/29_cli.ipynb #b5c11751
 def which_seeds(seeds) -> int | tuple:
     "How many seeds, or which: 3, or 5,6,7."
-    if isinstance(seeds, int): return seeds
-    try: return tuple(int(x) for x in names(seeds))
-    except ValueError: raise ValueError(f"{seeds!r} is no number of seeds and no list of them, expected such as 3 or 5,6,7") from None
+    return seeds if isinstance(seeds, int) else tuple(int(x) for x in names(seeds))
 
 # %% ../nbs/29_cli.ipynb #5be8f322
 def pairs(text) -> dict | None:
@@ -113,7 +115,7 @@ Task, Split = Literal["classification", "regression"], Literal["train", "valid",
 # %% ../nbs/29_cli.ipynb #36dd1283
 def benchmark(
     data: list[str], out: str, *, masks: str | None = None, modalities: str | None = None,
-    models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int | str = 3,
+    models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int | Seeds = 3,
     folds: int | None = None, validation: Literal["group", "dialogue"] = "group", never_recorded: float = 0., epochs: int | None = None,
     missing_rate: Literal["mixed", "per_rate"] = "mixed", task: Task | None = None, jobs: int = 1, cluster: str | None = None, json: bool = False,
 ) -> int: # exit status
