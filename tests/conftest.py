@@ -1,5 +1,8 @@
 "Files with slow tests come first, then those with most tests: `-n 2 --dist loadfile` is then not left with a long one at its end."
+import os
 from collections import Counter
+
+os.environ.setdefault("OMP_NUM_THREADS", "1") # sums of several threads differ in their last bits from those of the programs that tests start
 
 
 def pytest_collection_modifyitems(items):
