@@ -118,7 +118,7 @@ roofline()
 kinds = {"imder_like, 8 positions": IMDerCompact, "imder_like": IMDerLike}
 for name, kind in kinds.items():
     theirs, label = as_drawn(on_the_same_latents(kind)), f"{name}, 100 steps"
-    note("recovery", "gsdnet", label, lambda: turns(speed(gsdnet, data.test), speed(theirs, few, n_steps=100), 1 if chosen.quick else 2), "utterances/s")
+    note("recovery", "gsdnet", label, lambda: turns(speed(gsdnet, data.test), speed(theirs, few, n_steps=100), 1 if chosen.quick else 5), "utterances/s")
 for name, kind in kinds.items() if STEPS else ():
     theirs = trained(name, on_the_same_latents(kind), max(1, round(STEPS / -(-len(learn.train) // 4))), 4)
     error = lambda model, **options: lambda: model.recovery_error(few, observed, **options)["recovery_mse"]
