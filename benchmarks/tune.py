@@ -9,7 +9,6 @@ import csv
 import json
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import joblib
@@ -18,13 +17,12 @@ import torch
 from compare import dataset, keep, options
 
 from gsdnet.architectures import MODELS
-from gsdnet.benchmark import commit, fingerprint
+from gsdnet.benchmark import commit, fingerprint, with_settings
 from gsdnet.data import ConversationDataset, folds
 from gsdnet.trainer import TrainConfig, fit
 
 SPACE = Path(__file__).with_name("space.json")
 KEY = ("data", "model", "trial")
-TRAINING = {f.name for f in fields(TrainConfig)}
 
 
 def development(data):
@@ -71,11 +69,10 @@ def attempt(parts, row, settings, threads):
     "Train and judge a trial on all folds; its row, or what went wrong."
     torch.set_num_threads(threads)
     begin, scores = time.time(), []
-    shape = {k: v for k, v in settings.items() if k not in TRAINING}
-    config = TrainConfig(**{"choose_from": 0} | {k: v for k, v in settings.items() if k in TRAINING})
     try:
+        build, config = with_settings(MODELS[row["model"]], TrainConfig(choose_from=0), settings)
         for _, part in parts:
-            model = fit(part, model=lambda d: MODELS[row["model"]](d, **shape), seed=row["trial"], config=config, progress=False)
+            model = fit(part, model=build, seed=row["trial"], config=config, progress=False)
             scores.append(model.history["valid_score"])
     except Exception as error: return row | {"error": f"{type(error).__name__}: {error}"}
     return row | dict(score=round(float(np.mean(scores)), 5), scores=" ".join(f"{s:.5f}" for s in scores), parameters=model.history["parameters"],

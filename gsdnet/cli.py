@@ -72,6 +72,19 @@ def read_models(text) -> dict:
         raise ValueError(f"there is no model {', '.join(unknown)}, expected some of {', '.join(MODELS)}")
     return {name: MODELS[name] for name in names(text)}
 
+# %% ../nbs/29_cli.ipynb #31886cd9
+def read_tuned(path, models, datasets, epochs=None) -> dict:
+    "Settings of each model's best trial; nothing without a table. Epochs that were asked for stand above those of a trial."
+    if path is None: return {}
+    from gsdnet.benchmark import best_trials
+    if len(datasets) > 1: raise ValueError(f"got {len(datasets)} data sets, expected one with --tuned: trials belong to a data set")
+    if not Path(path).is_file(): raise ValueError(f"there is no table of trials {path}, expected a file as benchmarks/tune.py writes it")
+    best = best_trials(path, datasets[0].name)
+    untried = [name for name in models if name not in best]
+    if untried:
+        raise ValueError(f"{path} has no trial of {', '.join(untried)} on {datasets[0].name}, expected trials of each model: leave it out or run the trials")
+    return {name: {k: v for k, v in best[name].items() if k != "epochs" or epochs is None} for name in models}
+
 # %% ../nbs/29_cli.ipynb #205cf60e
 def read_protocols(text, modalities, kit=None) -> tuple | None:
     "The protocols named: random, burst[:LENGTH], speaker, fixed[:NAME+NAME], uneven:RATE/RATE and kit; None stays None."
@@ -117,7 +130,8 @@ def benchmark(
     data: list[str], out: str, *, masks: str | None = None, modalities: str | None = None,
     models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int | Seeds = 3,
     folds: int | None = None, validation: Literal["group", "dialogue"] = "group", never_recorded: float = 0., epochs: int | None = None,
-    missing_rate: Literal["mixed", "per_rate"] = "mixed", task: Task | None = None, jobs: int = 1, cluster: str | None = None, json: bool = False,
+    missing_rate: Literal["mixed", "per_rate"] = "mixed", tuned: str | None = None, task: Task | None = None, jobs: int = 1,
+    cluster: str | None = None, json: bool = False,
 ) -> int: # exit status
     """Train models side by side and write one table; a run that was stopped goes on with what is missing.
 
@@ -150,6 +164,8 @@ def benchmark(
         Epochs of each training; by default as many as in gsdnet train.
     missing_rate
         mixed: one training for all rates; per_rate: one for each.
+    tuned
+        Table of trials (tuning.csv of benchmarks/tune.py): each model is trained with the settings of its best one. By default each as it stands.
     task
         What is learned, where the data have labels and scores.
     jobs
@@ -169,7 +185,7 @@ def benchmark(
     if protocols and len(of) > 1: raise ValueError(f"the data sets have different modalities ({of}), expected the same ones for --protocols: add --modalities")
     grid = Benchmark(datasets, read_models(models), Path(out), rates=numbers(rates), seeds=which_seeds(seeds), folds=folds, kit=kit,
                      protocols=read_protocols(protocols, of.pop(), kit), never_recorded=never_recorded, validation=validation,
-                     missing_rate=missing_rate, config=config, jobs=jobs, cluster=cluster)
+                     missing_rate=missing_rate, config=config, tuned=read_tuned(tuned, names(models), datasets, epochs), jobs=jobs, cluster=cluster)
     frame = run(grid)
     if len(frame): picture(frame, Path(out) / "missing_rate.png")
     if json: print(frame.to_json(orient="records", indent=1))

@@ -100,3 +100,21 @@ def test_a_failing_trial_is_named_and_the_others_go_on(tuned, tmp_path, capsys, 
     assert tune.run(asked(tuned[0], tmp_path, models="broken,bigru", trials=1))
     assert "failed: broken, trial 0" in capsys.readouterr().err and [r["model"] for r in rows(tmp_path)] == ["bigru"]
     with pytest.raises(ValueError, match="grandmother"): tune.run(asked(tuned[0], tmp_path, models="grandmother"))
+
+
+def test_a_benchmark_takes_the_best_trial_of_each_model(tuned, tmp_path, capsys):
+    from gsdnet.cli import main
+    data, table = tuned[0], tuned[1] / "tuning.csv"
+    best = tune.best(rows(tuned[1]))
+    call = ["benchmark", str(data), "--models", "bigru,zero_fill", "--rates", "0,0.3", "--seeds", "1", "--out"]
+    assert main([*call, str(tmp_path / "tuned"), "--tuned", str(table)]) == 0
+    configs = {r["config"]["model"]: r["config"] for r in map(tune.json.loads, (p.read_text() for p in (tmp_path / "tuned/records").glob("*.json")))}
+    for model, row in best.items():
+        for name, value in tune.json.loads(row["settings"]).items():
+            found = configs[model]["training"] if name in configs[model]["training"] else configs[model]
+            assert found[name] == value
+    assert main([*call, str(tmp_path / "few"), "--tuned", str(table), "--epochs", "1"]) == 0
+    capsys.readouterr()
+    for wrong, why in [(["--tuned", str(tmp_path / "none.csv")], "no table of trials"), (["--tuned", str(table), "--models", "transformer"], "no trial of transformer")]:
+        assert main([*call, str(tmp_path / "no"), *wrong]) == 2 and why in capsys.readouterr().err
+    assert main(["benchmark", str(data), "synthetic", "--tuned", str(table), "--out", str(tmp_path / "no")]) == 2 and "expected one with --tuned" in capsys.readouterr().err
