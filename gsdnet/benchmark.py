@@ -475,12 +475,13 @@ COLUMNS = ["dataset", "protocol", "rate", "realised_rate", "fold", "seed", "mode
 # %% ../nbs/15_benchmark.ipynb #8e9601a3
 def results(
     out, # the benchmark's folder
-    ids=None, # names of the records to read; None: all that are there
+    ids=None, # names of the records to read, or a dictionary of them to the (protocol, rate) wanted of each; None: all that is there
 ) -> pd.DataFrame: # one row per training and rate; `mae` and `corr` only where there are scores
     "The table of a benchmark's records."
     paths = sorted(Path(out).glob("records/*.json"))
     records = [r for p in paths if (ids is None or p.stem in ids) and (r := read_record(p))]
-    frame = pd.DataFrame([row for r in records for row in r["rows"]], columns=COLUMNS)
+    wanted = lambda r, row: not isinstance(ids, dict) or (row["protocol"], row["rate"]) in ids[r["id"]]
+    frame = pd.DataFrame([row for r in records for row in r["rows"] if wanted(r, row)], columns=COLUMNS)
     figures = ["accuracy", "weighted_f1", "mae", "corr", "recovery_mse", "recovery_cosine"]
     frame[figures] = frame[figures].astype(float)
     if frame["mae"].isna().all(): frame = frame.drop(columns=["mae", "corr"])
@@ -544,7 +545,7 @@ def run(
     for name, error in tqdm(finished(todo, benchmark) if todo else (), "trainings", len(todo), disable=None):
         if error: failures.append((name, error))
         write_whole(out / "results.csv", results(out).to_csv(index=False))
-    frame = results(out, {t.id for t in trainings})
+    frame = results(out, {t.id: t.wanted.keys() for t in trainings})
     write_whole(out / "results.csv", results(out).to_csv(index=False))
     frame.attrs["failures"] = failures
     for name, error in failures: print(f"failed: {name}: {error}", file=sys.stderr)

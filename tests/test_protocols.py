@@ -91,6 +91,9 @@ def test_several_protocols_one_training_and_a_protocol_asked_for_later(tmp_path)
     later = grid.run(small(tmp_path / "alone")).drop(columns=clock)
     pd.testing.assert_frame_equal(later, frame.drop(columns=clock))
     assert len(alone) == 4 and len(list((tmp_path / "alone/records").glob("*.json"))) == 2
+    fewer = grid.run(small(tmp_path / "alone", protocols=ASKED[:1])) # the records know more than is asked for
+    pd.testing.assert_frame_equal(fewer, alone)
+    assert len(pd.read_csv(tmp_path / "alone/results.csv")) == len(frame)
 
 
 @pytest.mark.slow
