@@ -9,7 +9,7 @@ on visual alone, because each modality is asked alone; half of the loss gone wit
 import csv
 from pathlib import Path
 
-from compare import options
+from compare import keep, options
 
 chosen = options(__doc__, seeds=(int, 5, "trainings of each model"))
 
@@ -22,7 +22,7 @@ from gsdnet.metrics import evaluate
 from gsdnet.missing import FixedMissing, draw_mask
 from gsdnet.trainer import TrainConfig, fit
 
-COLUMNS = ["model", "seed", "split", "shown", "weighted_f1", "utterances", "commit"]
+KEY = ("model", "seed", "split", "shown")
 
 
 def silent(name):
@@ -48,24 +48,18 @@ def shown(data):
 
 def main():
     path = Path(chosen.out) / "misled.csv"
-    rows = list(csv.DictReader(path.open(encoding="utf-8", newline=""))) if path.is_file() else []
-    done = {(row["model"], row["seed"]) for row in rows}
+    done = {(row["model"], row["seed"]) for row in csv.DictReader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
     data, _ = with_validation(load_dataset(chosen.data))
     config = TrainConfig(epochs=2) if chosen.quick else TrainConfig()
     for seed in range(chosen.seeds):
         for name, build in WAYS.items():
             if (name, str(seed)) in done: continue
             model = fit(data, model=build, seed=seed, config=config, progress=False)
-            for what, mask in shown(data).items():
-                for split in ("valid", "test"):
-                    figures = evaluate(model, data, observed=mask, split=split, seed=seed)
-                    rows.append(dict(model=name, seed=seed, split=split, shown=what, weighted_f1=round(100 * figures["weighted_f1"], 3),
-                                     utterances=int((data.split == {"valid": 1, "test": 2}[split]).sum()), commit=commit()))
-            with path.open("w", encoding="utf-8", newline="") as handle:
-                table = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-                table.writeheader()
-                table.writerows(rows)
-            print(seed, name, *(f"{row['shown']} {row['split']} {row['weighted_f1']:.1f};" for row in rows[-18:] if row["shown"] in ("all", "visual alone")), flush=True)
+            rows = [dict(model=name, seed=seed, split=split, shown=what, weighted_f1=round(100 * evaluate(model, data, observed=mask, split=split, seed=seed)["weighted_f1"], 3),
+                         utterances=int((data.split == ("train", "valid", "test").index(split)).sum()), commit=commit())
+                    for what, mask in shown(data).items() for split in ("valid", "test")]
+            keep(chosen, rows, path.name, KEY)
+            print(seed, name, *(f"{row['shown']} {row['split']} {row['weighted_f1']:.1f};" for row in rows if row["shown"] == "all"), flush=True)
 
 
 if __name__ == "__main__": main()
