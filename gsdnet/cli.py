@@ -129,7 +129,7 @@ Task, Split = Literal["classification", "regression"], Literal["train", "valid",
 def benchmark(
     data: list[str], out: str, *, masks: str | None = None, modalities: str | None = None,
     models: str = "gsdnet,zero_fill,bigru", protocols: str | None = None, rates: str | None = None, seeds: int | Seeds = 3,
-    folds: int | None = None, validation: Literal["group", "dialogue"] = "group", never_recorded: float = 0., epochs: int | None = None,
+    folds: int | None = None, validation: Literal["group", "dialogue"] = "group", never_recorded: float = 0., epochs: int | None = None, choose_from: float | None = None,
     missing_rate: Literal["mixed", "per_rate"] = "mixed", tuned: str | None = None, task: Task | None = None, jobs: int = 1,
     cluster: str | None = None, json: bool = False,
 ) -> int: # exit status
@@ -162,6 +162,8 @@ def benchmark(
         Share of the training and validation entries that are removed for good.
     epochs
         Epochs of each training; by default as many as in gsdnet train.
+    choose_from
+        Share of the epochs, at the end, among which validation chooses, by default as in gsdnet train; 0: the last epoch counts, for models that are slow to validate.
     missing_rate
         mixed: one training for all rates; per_rate: one for each.
     tuned
@@ -180,7 +182,7 @@ def benchmark(
     kit = read_kit(masks)
     wanted = names(modalities) or (list(kit.modalities) if kit else None)
     datasets = tuple(read_data(d, wanted, task) for d in data)
-    config = TrainConfig() if epochs is None else TrainConfig(epochs=epochs)
+    config = TrainConfig(**{name: value for name, value in (("epochs", epochs), ("choose_from", choose_from)) if value is not None})
     of = {d.modalities if kit is None else kit.modalities for d in datasets}
     if protocols and len(of) > 1: raise ValueError(f"the data sets have different modalities ({of}), expected the same ones for --protocols: add --modalities")
     grid = Benchmark(datasets, read_models(models), Path(out), rates=numbers(rates), seeds=which_seeds(seeds), folds=folds, kit=kit,

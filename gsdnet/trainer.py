@@ -102,6 +102,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "patience", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1: raise ValueError(f"got {name}={value}, expected at least 1")
+        if not 0 <= self.choose_from <= 1: raise ValueError(f"got choose_from={self.choose_from}, expected a share of the epochs between 0 (the last one counts) and 1")
+        if not self.lr > 0: raise ValueError(f"got lr={self.lr}, expected a learning rate above 0")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"got precision={self.precision!r}, expected 'no', 'bf16' or 'fp16'")
         object.__setattr__(self, "trackers", tuple(self.trackers))
