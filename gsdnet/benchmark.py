@@ -21,7 +21,7 @@ import traceback
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Callable
 
@@ -172,6 +172,7 @@ def fingerprint(
     return h.hexdigest()[:16]
 
 # %% ../nbs/15_benchmark.ipynb #42bb6585
+@cache # asked once: what a process runs is what it has imported, whatever is committed meanwhile
 def commit() -> str:
     "The commit of the source this package runs from ('+' where it was edited since), or the version where it is no repository."
     here = Path(__file__).parent if "__file__" in globals() else Path(gsdnet.__file__).parent
