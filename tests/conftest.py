@@ -3,6 +3,7 @@ import os
 from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1") # sums of several threads differ in their last bits from those of the programs that tests start
+os.environ["HF_HUB_OFFLINE"] = "1" # before anything reads it: no test asks the Hub, and none waits for its answer
 
 
 def pytest_collection_modifyitems(items):
