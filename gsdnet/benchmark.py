@@ -37,6 +37,7 @@ from .checkpoint import write_whole
 from .data import ConversationDataset, folds, never_recorded
 from .metrics import evaluate
 from .missing import MaskKit, Protocol, RandomMissing, reachable_rate
+from .model import GSDConfig
 from .trainer import TrainConfig, fit
 
 # %% ../nbs/15_benchmark.ipynb #3d0d19b8
@@ -197,7 +198,8 @@ def settings(model, dataset) -> dict:
         try: made = model(dataset)
         except Exception as error: return {"class": f"none ({error})"}  # its cells will fail and say why; the others go on
     config = getattr(made, "config", None)
-    return {"class": type(made).__name__, **(asdict(config) if is_dataclass(config) else {})}
+    told = config.settings() if isinstance(config, GSDConfig) else asdict(config) if is_dataclass(config) else {}
+    return {"class": type(made).__name__, **told}
 
 # %% ../nbs/15_benchmark.ipynb #590a8aaf
 @dataclass(frozen=True)

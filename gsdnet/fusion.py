@@ -94,6 +94,7 @@ class FusionGNN(nn.Module):
         width: int, # hidden channels
         n_outputs: int, # C classes, or 1 for a score
         dropout: float = 0.3, # of hidden states
+        unimodal_answers: bool = True, # whether what each modality answers by itself is added
     ):
         super().__init__()
         self.gate = ModalityGate(n_modalities, latent)
@@ -105,7 +106,7 @@ class FusionGNN(nn.Module):
         self.context = Context(width)
         self.graph = ConversationConv(width, n_modalities)
         self.head = nn.Linear(2 * width, n_outputs)
-        self.alone = nn.ModuleList(nn.Linear(latent, n_outputs) for _ in range(n_modalities))
+        self.alone = nn.ModuleList(nn.Linear(latent, n_outputs) for _ in range(n_modalities if unimodal_answers else 0))
 
     def unimodal(self,
         z: Tensor, # `[..., M, d]` latents
@@ -127,5 +128,5 @@ class FusionGNN(nn.Module):
         h = self.dropout(nn.functional.gelu(self.norm(h)))
         c = self.dropout(h + self.context(h, graph.valid))
         h, c = (a.expand(*a.shape[:2], *offsets.shape[2:-1], -1) for a in (h, c))
-        said = torch.where(observed[..., None], self.unimodal(z), 0.0).sum(-2)
-        return self.head(self.dropout(torch.cat([self.graph(c, offsets, graph), h], -1))) + said
+        joint = self.head(self.dropout(torch.cat([self.graph(c, offsets, graph), h], -1)))
+        return joint + torch.where(observed[..., None], self.unimodal(z), 0.0).sum(-2) if self.alone else joint

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,9 @@ class GSDConfig:
         Views with holes of each training dialogue that the recogniser must answer: 1, or 2 with that of the recovery's mask.
     unimodal_weight : float
         Weight of the loss on what each modality answers by itself.
+    unimodal_answers : bool
+        Whether each modality answers by itself, in training and as a part of the sum. Leave it out (False) where an extractor was fine-tuned on the labels of
+        the training conversations: its modality would repeat them.
     complete_weight : float
         Weight of the loss on the complete view.
     distill_weight : float
@@ -125,6 +128,7 @@ class GSDConfig:
     distill_weight: float = 0.5
     feature_weight: float = 0.5
     eigenvalue_weight: float = 0.2
+    unimodal_answers: bool = field(default=True, metadata={"since": "0.2"})
 
     def __post_init__(self):
         if not self.dims: raise ValueError("got no modality in `dims`, expected at least one, e.g. {'text': 384}")
@@ -135,6 +139,10 @@ class GSDConfig:
         if self.masked_views not in (1, 2): raise ValueError(f"got masked_views={self.masked_views}, expected 1 or 2: a training dialogue has two masks")
         object.__setattr__(self, "dims", dict(self.dims))
         object.__setattr__(self, "label_names", tuple(self.label_names))
+
+    def settings(self) -> dict: # by name
+        "All settings, less younger ones that stand at their default: an option that is added renames no earlier run."
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default or not f.metadata}
 
     @property
     def n_outputs(self) -> int:
@@ -488,7 +496,7 @@ class GSDNet(Recogniser):
         self.diffusion = self.process({n: c.latent for n in c.dims}, width=c.denoiser_width, n_blocks=c.denoiser_blocks,
                                       spread=c.spread, smooth_degree=c.smooth_degree)
         if not c.recover: self.diffusion.requires_grad_(False)
-        self.fusion = FusionGNN(len(c.dims), c.latent, c.width, c.n_outputs, c.dropout)
+        self.fusion = FusionGNN(len(c.dims), c.latent, c.width, c.n_outputs, c.dropout, c.unimodal_answers)
 
     def process(self,
         dims: Mapping[str, int], # channels of each modality's latent, by name
@@ -582,9 +590,10 @@ class GSDNet(Recogniser):
         seen = [batch, replace(complete, observed=recovery_observed & known)][:c.masked_views]
         *masked, whole = self.views(z, [*seen, complete], recovery)
         masked = torch.stack(masked, 2)
-        return terms | {"masked": self.task_loss(masked, batch), "complete": c.complete_weight * self.task_loss(whole, batch),
-                        "distill": c.distill_weight * self.divergence(whole.detach(), masked, batch),
-                        "unimodal": c.unimodal_weight * self.task_loss(self.fusion.unimodal(z), batch, known)}
+        terms |= {"masked": self.task_loss(masked, batch), "complete": c.complete_weight * self.task_loss(whole, batch),
+                  "distill": c.distill_weight * self.divergence(whole.detach(), masked, batch)}
+        if c.unimodal_answers: terms["unimodal"] = c.unimodal_weight * self.task_loss(self.fusion.unimodal(z), batch, known)
+        return terms
 
     @torch.no_grad()
     def clean(self,

@@ -712,7 +712,7 @@ class Trainer:
         def code(arrays): return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)).hexdigest()[:16]
         training = {k: v for k, v in asdict(self.config).items() if k not in ("trackers", "checkpoint_every")}
         found = {"data": dataset.hash, "split": code([np.asarray(dataset.split)]), "masks": code(self.masks), "protocol": repr(self.protocol),
-                 "seed": self.seed, "model": type(self.model).__name__, "architecture": asdict(self.model.config), "training": training}
+                 "seed": self.seed, "model": type(self.model).__name__, "architecture": self.model.config.settings(), "training": training}
         return json.loads(json.dumps(found, default=str))
 
     def environment(self) -> dict: # plain values
