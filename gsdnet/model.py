@@ -183,7 +183,7 @@ def keyed_generators(
 
 # %% ../nbs/10_model.ipynb #e4d856e7
 BUDGET, PADDING = 2048, 512 # rows (padded utterances x samples) that predictions keep at work, and how many of them may be padding
-CALIBRATION = ("temperature", "residual") # what a trained model was calibrated with, in config.json beside its settings
+CALIBRATION = ("temperature", "slope", "residual") # what a trained model was calibrated with, in config.json beside its settings
 
 # %% ../nbs/10_model.ipynb #5869e4b3
 def plausible(
@@ -231,7 +231,7 @@ class Recogniser(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.temperature, self.residual = 1.0, 0.0 # of class probabilities; deviation of scores in the units of the data
+        self.temperature, self.slope, self.residual = 1.0, 1.0, 0.0 # of class probabilities; of true scores over answers; deviation of scores in the units of the data
         for name, d in config.dims.items():
             self.register_buffer(f"mean_{name}", torch.zeros(d))
             self.register_buffer(f"std_{name}", torch.ones(d))
@@ -431,7 +431,7 @@ class Recogniser(nn.Module):
             parts = torch.special.entr(calibrated).sum(-1), within.mean(0), (total - within.mean(0)).clamp(min=0)
             return calibrated.numpy(), p.argmax(-1).numpy(), None, *(a.numpy() for a in parts)
         mean, std = self.score_scale.double().cpu()
-        score = mean + std * out[..., 0]
+        score = self.slope * (mean + std * out[..., 0])
         centre, between = score.mean(0), score.std(0, correction=0)
         within = torch.full_like(between, self.residual)
         return None, (centre > 0).long().numpy(), *(a.numpy() for a in (centre, torch.hypot(within, between), within, between))
@@ -462,8 +462,8 @@ class Recogniser(nn.Module):
             raise ValueError(f"got unknown settings {sorted(unknown)} in {folder / 'config.json'}, expected some of {sorted(known)}")
         model = built(cls, meta, read_tensors((folder / "model.safetensors").read_bytes(), folder / "model.safetensors"), folder / "config.json")
         for name, value in calibration.items(): setattr(model, name, float(value))
-        if not (0 < model.temperature < float("inf") and 0 <= model.residual < float("inf")):
-            raise ValueError(f"got {calibration} in {folder / 'config.json'}, expected a finite positive temperature and a finite residual of 0 or more")
+        if not (0 < model.temperature < float("inf") and 0 < model.slope < float("inf") and 0 <= model.residual < float("inf")):
+            raise ValueError(f"got {calibration} in {folder / 'config.json'}, expected a finite positive temperature and slope and a finite residual of 0 or more")
         return model.eval()
 
 # %% ../nbs/10_model.ipynb #9f164468

@@ -115,7 +115,7 @@ def card(
     head = ModelCardData(library_name="gsdnet", license=license, tags=["emotion-recognition", "conversation", "missing-modality"],
                          model_name=kind if scores else None, eval_results=scores or None)
     task = f"one of {', '.join(c.label_names)}" if c.task == "classification" else "a score"
-    certainty = f"temperature {model.temperature:.4g}" if c.task == "classification" else f"residual deviation {model.residual:.4g}"
+    certainty = f"temperature {model.temperature:.4g}" if c.task == "classification" else f"slope {model.slope:.4g}, residual deviation {model.residual:.4g}"
     features = pd.DataFrame([{"modality": name, **one, "made_by": json.dumps(one["made_by"], ensure_ascii=False) if one["made_by"] else "not stated"}
                              for name, one in described.items()])
     parts = [f"# {kind}", f"Recognises the emotion of each utterance of a conversation ({task}), also where modalities are missing. "
@@ -262,7 +262,7 @@ class Deterministic(nn.Module):
         batch = ConversationBatch(features, observed, valid, None, None, None, graph, m.modalities, [], [])
         z = m.encode(batch)
         out = m.fuse(z, observed, batch, self.recovery(z.flatten(-2), observed, graph) if m.config.recover else None)[0]
-        if m.config.task == "regression": return m.score_scale[0] + m.score_scale[1] * out[..., 0]
+        if m.config.task == "regression": return m.slope * (m.score_scale[0] + m.score_scale[1] * out[..., 0])
         return (out.log_softmax(-1) / m.temperature).softmax(-1)
 
     def recovery(self,

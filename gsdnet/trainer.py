@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'length_batches', 'learning_rate', 'average_weights', 'random_masks', 'validation_masks',
-           'validation_score', 'fit_temperature', 'fit_residual', 'calibrate', 'loss_counts', 'SharedNoise',
-           'make_accelerator', 'Interrupted', 'Record', 'differences', 'Trainer', 'fit']
+           'validation_score', 'fit_temperature', 'fit_slope', 'fit_residual', 'calibrate', 'loss_counts',
+           'SharedNoise', 'make_accelerator', 'Interrupted', 'Record', 'differences', 'Trainer', 'fit']
 
 # %% ../nbs/11_trainer.ipynb #2ea9d923
 import copy
@@ -210,6 +210,20 @@ def fit_temperature(
         return (logsumexp(z, 1, keepdims=True) - np.take_along_axis(z, column, 1)).mean()
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded", options={"xatol": 1e-6}).x))
 
+# %% ../nbs/11_trainer.ipynb #78c03a6f
+def fit_slope(
+    score: np.ndarray, # `[n]` answers
+    truth: np.ndarray, # `[n]` true scores, NaN where unlabelled
+) -> float: # within [0.05, 20]; 1 where nothing is labelled, or no positive factor does better than none
+    "The factor on scores that makes their mean absolute error the least."
+    kept = np.isfinite(truth) & (score != 0)
+    if not kept.any(): return 1.0
+    ratio, weight = truth[kept] / score[kept], np.abs(score[kept])
+    order = ratio.argsort()
+    total = weight[order].cumsum()
+    found = float(ratio[order][np.searchsorted(total, total[-1] / 2)])
+    return float(np.clip(found, 0.05, 20)) if found > 0 else 1.0
+
 # %% ../nbs/11_trainer.ipynb #3d93855b
 def fit_residual(
     error: np.ndarray, # `[n]` errors of scores, NaN where unlabelled
@@ -227,17 +241,21 @@ def fit_residual(
 
 # %% ../nbs/11_trainer.ipynb #6ca3e8ea
 def calibrate(
-    model: Recogniser, # with its final weights; its temperature or residual is set
+    model: Recogniser, # with its final weights; its temperature, or its slope and residual, are set
     conversations: Sequence[Conversation], # of the validation split
     masks: Sequence[np.ndarray], # bool `[N, M]` by row of the data set
     seed: int = 0, # of the sampling noise
 ) -> None:
-    "Fit the one number that calibrates a model."
-    model.temperature, model.residual = 1.0, 0.0
+    "Fit what calibrates a model: one number for classes, two for scores."
+    model.temperature, model.slope, model.residual = 1.0, 1.0, 0.0
     found, by_class = [model.predict(conversations, mask, seed=seed) for mask in masks], model.config.task == "classification"
     truth = np.concatenate([(c.y if by_class else c.score).numpy() for c in conversations] * len(found))
-    if by_class: model.temperature = fit_temperature(np.concatenate([out.probabilities for out in found]), truth)
-    else: model.residual = fit_residual(np.concatenate([out.score for out in found]) - truth, np.concatenate([out.between for out in found]))
+    if by_class:
+        model.temperature = fit_temperature(np.concatenate([out.probabilities for out in found]), truth)
+        return
+    score, between = (np.concatenate([getattr(out, name) for out in found]) for name in ("score", "between"))
+    model.slope = fit_slope(score, truth)
+    model.residual = fit_residual(model.slope * score - truth, model.slope * between)
 
 # %% ../nbs/11_trainer.ipynb #bb3d5bd5
 def loss_counts(
