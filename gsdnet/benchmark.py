@@ -729,11 +729,20 @@ def _unit(metric) -> float:
     "What turns a metric into what tables show: points for a share."
     return 100. if metric in ("accuracy", "weighted_f1") else 1.
 
+def _over_folds(folds) -> dict:
+    "Student's interval and test of mean differences of folds, one number for each; nothing where there are fewer than three."
+    if len(folds) < 3 or not folds.std(): return dict(fold_low=np.nan, fold_high=np.nan, fold_p=np.nan)
+    test = stats.ttest_1samp(folds, 0)
+    low, high = test.confidence_interval(.95)
+    return dict(fold_low=float(low), fold_high=float(high), fold_p=float(test.pvalue))
+
+
 def _summary(delta, metric, tie) -> dict:
     "The figures of one row of a fair table, from differences by protocol, fold, seed and rate."
     units = delta.groupby(["fold", "seed", "protocol"]).mean().groupby(["fold", "seed"]).mean()
     better = -delta if metric in LOWER_IS_BETTER else delta
-    folds = better.groupby("fold").mean()
+    folds = units.groupby("fold").mean()
+    ahead = int(((-folds if metric in LOWER_IS_BETTER else folds) > tie).sum())
     rates = sorted(set(delta.index.get_level_values("rate")))
     return dict(rates=", ".join(f"{r:g}" for r in rates), **paired_difference(units), wins=int((better > tie).sum()),
-                ties=int((abs(better) <= tie).sum()), losses=int((better < -tie).sum()), folds_ahead=f"{int((folds > 0).sum())}/{len(folds)}")
+                ties=int((abs(better) <= tie).sum()), losses=int((better < -tie).sum()), folds_ahead=f"{ahead}/{len(folds)}", **_over_folds(folds))
