@@ -68,9 +68,15 @@ class Online:
         speaker=0, # who speaks
     ) -> Prediction: # of this one utterance; `rows` counts from 0
         "Hear one utterance and answer it; one that is refused leaves the conversation as it was."
-        self.past.append((self.checked(features), speaker))
+        speaker = speaker.item() if hasattr(speaker, "item") else speaker # equal tensors are no equal keys
+        hash(speaker)
+        heard, before = (self.checked(features), speaker), self.past.copy()
+        self.past.append(heard)
         self.count += 1
-        found = self.model.predict([self.window()], seed=self.seed, **self.options)
+        try: found = self.model.predict([self.window()], seed=self.seed, **self.options)
+        except BaseException:
+            self.past, self.count = before, self.count - 1
+            raise
         last = {name: x[-1:] for name, x in vars(found).items() if isinstance(x, np.ndarray)}
         return replace(found, **last | {"rows": np.array([self.count - 1])})
 

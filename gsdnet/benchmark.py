@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -310,7 +310,11 @@ def views_of(benchmark, dataset, stem) -> tuple:
     "What the trainings on a data set are judged under; masks that are drawn are saved under the stem of a file's name."
     found, seen = [], set()
     for protocol in benchmark.protocol_list:
-        if isinstance(protocol, MaskKit): kit, rates = protocol, kit_rates(benchmark, protocol)
+        if isinstance(protocol, MaskKit):
+            protocol.check(dataset)
+            if protocol.modalities != dataset.modalities:
+                raise ValueError(f"a kit among the protocols has the modalities {list(protocol.modalities)}, expected those of {dataset.name!r} in their order, {list(dataset.modalities)}: its columns would hide others")
+            kit, rates = protocol, kit_rates(benchmark, protocol)
         else:
             own = isinstance(protocol, Protocol)
             # of the whole data set: the same in each fold
@@ -541,7 +545,9 @@ def run(
 ) -> pd.DataFrame: # the grid's rows; `.attrs["failures"]` lists what failed as (record, error)
     "Train what has no record yet and return the grid's table, which is also in `out/results.csv`."
     out, trainings = Path(benchmark.out), plan(benchmark)
-    for leftover in [*out.glob("records/*.tmp"), *out.glob("*.tmp")]: leftover.unlink(missing_ok=True)
+    for leftover in [*out.glob("records/*.tmp"), *out.glob("*.tmp")]:
+        with suppress(FileNotFoundError): # younger ones may be another run's, in the middle of writing
+            if time.time() - leftover.stat().st_mtime > 3600: leftover.unlink()
     todo, failures = [t for t in trainings if not done(t, out)], []
     if todo and len(todo) < len(trainings):
         print(f"{len(trainings) - len(todo)} of {len(trainings)} trainings have a record, {len(todo)} to go", file=sys.stderr)

@@ -25,8 +25,11 @@ def write_whole(
     data: str | bytes, # its contents
 ) -> None:
     "Write a file so that it is never seen half-written, whatever happens meanwhile."
-    path = Path(path)
+    path = Path(os.path.realpath(path)) # what a link names, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file(): # a pipe or a device takes what is written, and stays what it is
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return
     temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -9,6 +9,8 @@ __all__ = ['benchmark', 'train', 'evaluate', 'predict', 'features', 'convert', '
 import os
 import re
 import sys
+from argparse import SUPPRESS
+from dataclasses import fields
 from difflib import get_close_matches
 from inspect import signature
 from json import dumps
@@ -54,7 +56,7 @@ def read_data(data, modalities=None, task=None):
     "A data set from its folder, or the embedded synthetic one."
     from gsdnet.data import SyntheticConversations, load_dataset
     if data != "synthetic": return load_dataset(data, modalities=modalities, task=task)
-    dataset = SyntheticConversations().dataset()
+    dataset = SyntheticConversations(with_score=task == "regression").dataset()
     return dataset if modalities is None else dataset.with_modalities(modalities)
 
 # %% ../nbs/29_cli.ipynb #64b786f0
@@ -248,10 +250,9 @@ def train(
     from accelerate import PartialState
 
     from gsdnet.benchmark import with_validation
+    from gsdnet.files import load_json
     from gsdnet.trainer import TrainConfig, fit
-    if resume and (Path(run) / "run.json").exists():
-        print((Path(run) / "run.json").read_text(encoding="utf-8") if json else f"{run} is finished, nothing is left to do")
-        return 0
+    if "," in model: raise ValueError(f"got the models {model}, expected one: gsdnet benchmark trains several")
     if not resume and (Path(run) / "config.json").exists():
         raise ValueError(f"{run} holds a model already, expected a new folder: choose another, or delete it first")
     kit = read_kit(masks)
@@ -264,6 +265,13 @@ def train(
     rate = rate if rate == "mixed" else rate[0]
     facts = dict(model=model, missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
                  mask_hash=kit.hash if kit else None)
+    finished = Path(run) / "run.json"
+    if resume and finished.exists():
+        kept = load_json(finished)
+        other = [f"{name} {kept.get(name)!r}, asked for {facts[name]!r}" for name in ("model", "missing_rate", "seed", "data_hash", "mask_hash") if kept.get(name) != facts[name]]
+        if other: raise ValueError(f"{run} holds a finished run of {'; '.join(other)}; expected a new folder, or what that run was asked for")
+        print(finished.read_text(encoding="utf-8") if json else f"{run} is finished, nothing is left to do")
+        return 0
     try:
         made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
                    kit=kit, config=config, run=run, resume=resume)
@@ -330,6 +338,7 @@ def evaluate(
 
     from gsdnet import metrics
     from gsdnet.missing import MaskKit
+    if seeds < 1: raise ValueError(f"got seeds={seeds}, expected at least 1")
     model, kit = read_run(run), read_kit(masks)
     dataset = data_for(model, data, kit)
     wanted = numbers(rates) or (kit.rates if kit else (0.,))
@@ -404,6 +413,8 @@ def predict(
     from gsdnet.checkpoint import write_whole
     from gsdnet.utterances import is_table
     if out is None and not json: raise ValueError("there is no place for the answers, expected --out FILE.csv, --json or both")
+    if out is not None and os.path.realpath(out) == os.path.realpath(data):
+        raise ValueError(f"--out is {data} itself, expected another file: its transcripts and labels would be gone")
     if masks is None and rate:
         raise ValueError(f"rate is {rate:g} without a mask kit, expected --masks FILE with it: nothing is hidden by chance here")
     how, model = dict(seed=seed) | ({} if n_samples is None else {"n_samples": n_samples}), read_run(run)
@@ -639,6 +650,8 @@ def add_options(own, function):
         from gsdnet.trainer import TrainConfig
         own.add_class_arguments(TrainConfig, "training")
         own.add_class_arguments(GSDConfig, "architecture", skip={"dims", "label_names", "task"})
+        # what nobody asked for is left to the model's own function, whose settings are not GSDNet's
+        own.set_defaults({f"architecture.{f.name}": SUPPRESS for f in fields(GSDConfig) if f.name not in ("dims", "label_names", "task")})
         for action in own._actions:
             if action.dest in ("training", "architecture"): action.help = f"YAML file with any of the options --{action.dest}.* by name."
 

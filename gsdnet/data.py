@@ -9,6 +9,7 @@ __all__ = ['ConversationDataset', 'load_dataset', 'save_dataset', 'folds', 'neve
 # %% ../nbs/06_data.ipynb #da9a38fb
 import copy
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checkpoint import write_whole
 from .conversation import Conversation
 from .files import load_json, load_npz, shown
 from .missing import MaskKit, RandomMissing, draw_mask, whole_dialogues
@@ -252,6 +254,7 @@ def _labels(arrays, n, names, task, where):
             raise ValueError(f"{where}: `label_names` is missing; expected the names of the classes, in order")
         names = range(max(int(y.max()) + 1, 1))
     names = tuple(str(c) for c in names)
+    if len(set(names)) < len(names): raise ValueError(f"{where}: label_names is {shown(str(names))}, expected distinct names")
     out = (y < -1) | (y >= len(names))
     if out.any():
         raise ValueError(f"{where}: array `label` has {int(out.sum())} values out of range (first: "
@@ -290,7 +293,7 @@ def _task(task, score, where):
 def load_dataset(
     folder, # with `data.npz` and `meta.json`
     modalities=None, # names, in order; by default those that `meta.json` lists, else every float matrix
-    task: str | None = None, # "classification" or "regression"; by default regression where there is a `score`
+    task: str | None = None, # "classification" or "regression"; by default what `meta.json` says, else regression where there is a `score`
     **limits, # `limit` and `ratio` of `load_npz`, for larger data than it expects
 ) -> ConversationDataset: # checked: a faulty folder is refused
     "Read a data set from its folder."
@@ -308,6 +311,7 @@ def load_dataset(
             raise ValueError(f"{folder / 'meta.json'}: modalities is {shown(str(listed))}, expected a list of names")
         modalities = listed
     title = meta.get("name") if isinstance(meta.get("name"), str) else None
+    if task is None and meta.get("task") in ("classification", "regression"): task = meta["task"] # as it was saved
     return ConversationDataset(load_npz(folder / "data.npz", **limits), modalities, label_names=names, task=task,
                                name=folder.resolve().name, title=title)
 
@@ -318,10 +322,12 @@ def save_dataset(
     "Write a data set as a folder that `load_dataset` reads."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / "data.npz", **dataset.arrays())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dataset.arrays())
+    write_whole(folder / "data.npz", buffer.getvalue())
     meta = dict(name=dataset.title or dataset.name, task=dataset.task, modalities=list(dataset.modalities),
                 label_names=list(dataset.label_names), hash=dataset.hash)
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "meta.json", json.dumps(meta, indent=1) + "\n")
     return folder
 
 # %% ../nbs/06_data.ipynb #85d8d860
@@ -383,7 +389,7 @@ def standardization(
         x = torch.cat([c[m][c.present[:, i]] for c in conversations]).double()
         if not len(x): x = torch.zeros(1, conversations[0][m].shape[1], dtype=torch.float64)
         mean, std = x.mean(0), x.std(0, unbiased=False)
-        std[std <= 1e-6 * (1 + mean.abs())] = 1.0
+        std[std <= 1e-6 * x.abs().amax(0)] = 1.0 # whatever the unit
         out[m] = (mean.float(), std.float())
     return out
 

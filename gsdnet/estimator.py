@@ -7,8 +7,10 @@ __all__ = ['to_dataset', 'ConversationEstimator', 'ConversationClassifier', 'Con
 
 # %% ../nbs/22_estimator.ipynb #6088c7bc
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
@@ -36,6 +38,10 @@ def to_dataset(
     for name, values in dict(groups=groups, speakers=speakers, positions=positions).items():
         if values is not None and np.shape(values) != (n,):
             raise ValueError(f"{name} has shape {np.shape(values)}, expected ({n},): one value for each row of X")
+        if values is not None and (absent := int(pd.isna(values).sum())):
+            raise ValueError(f"{name} has {absent} missing values, expected one for each row of X")
+    if positions is not None and np.asarray(positions).dtype.kind in "OUS" and not all(hasattr(p, "__sub__") for p in positions):
+        raise ValueError("positions are words, expected numbers or times: words stand in the order of the alphabet")
     arrays = dict(label=np.full(n, -1), split=np.ones(n, np.int8), speaker=np.zeros(n, int) if speakers is None else code(speakers),
                   dialogue_id=np.arange(n) if groups is None else code(groups), position=np.arange(n) if positions is None else code(positions))
     dataset = ConversationDataset(arrays | columns | _features(X, modalities), list(modalities), label_names=names or ["none"], task=task, name="X")
@@ -86,6 +92,9 @@ class ConversationEstimator(BaseEstimator):
 
     def _train(self, X, metadata, **columns):
         "Train on checked targets."
+        if not 0 <= self.validation_fraction < 1: raise ValueError(f"got validation_fraction={self.validation_fraction}, expected a share from 0 to below 1")
+        if self.modalities is not None and not isinstance(self.modalities, Mapping):
+            raise ValueError(f"got modalities={self.modalities!r}, expected the number of columns of each by name, such as {{'text': 384, 'audio': 74}}")
         random = check_random_state(self.random_state)
         self.seed_, self.modalities_ = int(random.randint(2**31 - 1)), dict(self.modalities or {"features": X.shape[1]})
         dataset = to_dataset(X, self.modalities_, **metadata, **columns)
@@ -108,11 +117,11 @@ class ConversationEstimator(BaseEstimator):
     def score(self,
         X, # `[N, d]` floats, NaN where a modality is missing
         y, # `[N]` labels or scores
-        sample_weight=None, # `[N]` weights of the rows
         groups=None, # `[N]` labels of the conversations; each row its own if None
-        *,
         speakers=None, # `[N]` labels of the speakers
         positions=None, # `[N]` places or times within the conversation
+        *,
+        sample_weight=None, # `[N]` weights of the rows
     ) -> float: # the larger the better
         "Accuracy of a classifier, coefficient of determination of a regressor."
         return self.metric(y, self.predict(X, groups, speakers, positions), sample_weight=sample_weight)

@@ -313,7 +313,8 @@ def _gcnet(content, name, where):
 # %% ../nbs/16_formats.ipynb #def24e81
 def _target(talk, numbers, where):
     "Whole numbers from 0 on are classes; anything else is a score, whose sign is the class."
-    if len(numbers) and (numbers == np.floor(numbers)).all() and (numbers >= 0).all():
+    whole = len(numbers) > 0 and (numbers == np.floor(numbers)).all()
+    if whole and (numbers >= (-1 if (numbers > 1).any() else 0)).all(): # -1 beside numbers above 1 is what is unlabelled
         talk.label = _classes(numbers.tolist(), where)
     else: _scored(talk, numbers, where)
 

@@ -38,10 +38,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from .checkpoint import Checkpoints, Stored, write_whole
+from .checkpoint import Checkpoints, Stored, discard, write_whole
 from .conversation import Conversation, ConversationBatch, pieces
 from .data import SPLITS, ConversationDataset
-from .missing import MaskKit, MixedMissing, Protocol, RandomMissing, draw_mask
+from .missing import MaskKit, MixedMissing, Protocol, RandomMissing, draw_mask, reachable_rate
 from .model import GSDConfig, GSDNet, Recogniser
 
 # %% ../nbs/11_trainer.ipynb #cf2951ce
@@ -103,7 +103,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1: raise ValueError(f"got {name}={value}, expected at least 1")
         if not 0 <= self.choose_from <= 1: raise ValueError(f"got choose_from={self.choose_from}, expected a share of the epochs between 0 (the last one counts) and 1")
-        if not self.lr > 0: raise ValueError(f"got lr={self.lr}, expected a learning rate above 0")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < float("inf"): raise ValueError(f"got {name}={getattr(self, name)}, expected a number above 0")
+        if not 0 <= self.average < 1: raise ValueError(f"got average={self.average}, expected a decay from 0 to below 1")
+        for name in ("weight_decay", "warmup"):
+            if not getattr(self, name) >= 0: raise ValueError(f"got {name}={getattr(self, name)}, expected 0 or more")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"got precision={self.precision!r}, expected 'no', 'bf16' or 'fp16'")
         object.__setattr__(self, "trackers", tuple(self.trackers))
@@ -399,6 +403,9 @@ class Record:
         if self.folder is not None and self.accelerator.is_main_process:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                probe = self.folder / f"{os.getpid()}.probe"
+                write_whole(probe, "") # a folder that cannot be written is found out before training, not after
+                discard(probe)
                 if resume: stored, reasons = self.checkpoints.newest()
                 elif self.checkpoints.steps:
                     refusal = (f"{self.folder} holds a run that has come to step {self.checkpoints.steps[0]}, expected a new folder: go on with that run by "
@@ -507,7 +514,10 @@ class Trainer:
         lengths = [c.num_nodes for c in conversations]
         available = torch.cat([c.present for c in conversations])
         dialogue = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-        return list(torch.as_tensor(self.protocol.draw(available, dialogue, self.generator)).split(lengths))
+        protocol, total = self.protocol, int(available.sum())
+        if isinstance(protocol, RandomMissing): # a batch of data with holes may not reach the rate that the split does
+            protocol = replace(protocol, rate=min(protocol.rate, 1 - int(available.any(1).sum()) / total if total else 0.))
+        return list(torch.as_tensor(protocol.draw(available, dialogue, self.generator)).split(lengths))
 
     def losses(self,
         conversations: Sequence[Conversation], # of a batch
@@ -817,10 +827,17 @@ def fit(
 ) -> Recogniser: # in evaluation mode, with `history`
     "Train a model; the same call gives the same weights, and the global random state is left as it was."
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
-    if kit is not None: kit.check(dataset)
+    if kit is not None:
+        kit.check(dataset)
+        if tuple(kit.modalities) != tuple(dataset.modalities):
+            raise ValueError(f"got masks of {list(kit.modalities)} for data of {list(dataset.modalities)}, expected the same modalities in the same order: train on dataset.use(kit)")
+    for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
+        if talks and not any((c.y >= 0).any() if dataset.task == "classification" else c.score.isfinite().any() for c in talks):
+            raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
     if isinstance(missing_rate, str) and missing_rate != "mixed":
         raise ValueError(f"got missing_rate={missing_rate!r}, expected 'mixed' or a number such as 0.3")
     protocol = MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate))
+    if missing_rate != "mixed": reachable_rate(float(missing_rate), torch.cat([c.present for c in dataset.train])) # refused if it cannot be, before anything is trained
     with own_randomness(seed):
         net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
         net.fit_standardization(dataset.train)

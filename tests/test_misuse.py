@@ -1,0 +1,169 @@
+"What a user may do by mistake: each is refused with words, or does what was meant."
+import json
+import os
+import stat
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from gsdnet import cli
+from gsdnet.answers import Online
+from gsdnet.architectures import MODELS
+from gsdnet.benchmark import Benchmark, plan, run
+from gsdnet.checkpoint import write_whole
+from gsdnet.data import ConversationDataset, SyntheticConversations, load_dataset, save_dataset, standardization
+from gsdnet.estimator import ConversationClassifier, to_dataset
+from gsdnet.missing import FixedMissing, MaskKit, RandomMissing
+from gsdnet.model import GSDConfig, GSDNet
+from gsdnet.trainer import TrainConfig, fit
+
+TINY = dict(latent=8, hidden=8, width=8, denoiser_width=8, denoiser_blocks=1, n_samples=2)
+ONCE = TrainConfig(epochs=1)
+
+
+def small(dataset, **options): return GSDNet(GSDConfig.of(dataset, **{**TINY, **options}))
+
+
+@pytest.fixture(scope="module")
+def data(): return SyntheticConversations(n_dialogues=10, length=(2, 4), dims=(3, 2, 2)).dataset()
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_named_model_keeps_its_own_settings(name, data, tmp_path, monkeypatch):
+    made = []
+    def caught(dataset, model, **rest):
+        made.append((dataset, model(dataset)))
+        raise ValueError("caught")
+    monkeypatch.setattr("gsdnet.trainer.fit", caught)
+    save_dataset(data, tmp_path / "data")
+    assert cli.main(["train", str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--model", name, "--architecture.encoder_dropout", "0.25"]) == 2
+    (dataset, model), = made
+    assert model.config == MODELS[name](dataset, encoder_dropout=.25).config
+
+
+def test_a_trained_rank_is_the_rank(tmp_path, data):
+    save_dataset(data, tmp_path / "data")
+    assert cli.main(["train", str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--model", "rank_4", "--training.epochs", "1", "--architecture.latent", "8"]) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["rank"] == 4 and config["latent"] == 8
+
+
+def test_a_finished_run_is_not_another(tmp_path, data, capsys):
+    save_dataset(data, tmp_path / "data")
+    words = ["train", str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--training.epochs", "1", "--architecture.latent", "8"]
+    assert cli.main(words) == 0 == cli.main([*words, "--resume"])
+    assert cli.main([*words, "--resume", "--seed", "7"]) == 2 and "seed 0, asked for 7" in capsys.readouterr().err
+    assert cli.main([*words[:3], str(tmp_path / "other"), "--model", "gsdnet,bigru"]) == 2 and "expected one" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path / "run"), str(tmp_path / "data"), "--seeds", "0"]) == 2 and "at least 1" in capsys.readouterr().err
+
+
+def test_a_kit_of_another_order_is_refused(tmp_path, data):
+    turned = data.with_modalities(data.modalities[::-1])
+    kit = MaskKit.draw(turned, (.33,), (0,), lambda r: FixedMissing(("text",), turned.modalities))
+    with pytest.raises(ValueError, match="same order"): fit(data, model=small, kit=kit, config=ONCE, progress=False)
+    with pytest.raises(ValueError, match="in their order"):
+        plan(Benchmark((data,), {"m": small}, tmp_path, rates=(.33,), seeds=1, protocols=(RandomMissing, kit)))
+    fit(data.use(kit), model=small, kit=kit, config=ONCE, progress=False)
+
+
+def test_a_data_set_comes_back_with_its_task(tmp_path):
+    arrays = SyntheticConversations(n_dialogues=5, length=(2, 4), with_score=True).dataset().arrays()
+    saved = ConversationDataset(arrays, label_names=list("abcd"), task="classification")
+    assert load_dataset(save_dataset(saved, tmp_path / "a")).task == "classification"
+    assert load_dataset(tmp_path / "a", task="regression").task == "regression"
+    with pytest.raises(ValueError, match="distinct"): ConversationDataset(arrays, label_names=list("abac"), task="classification")
+
+
+def test_standardisation_knows_no_units(data):
+    big = standardization(data.train)
+    talks = [talk.clone() for talk in data.train]
+    for talk in talks: talk["text"] = talk["text"] * 1e-9
+    for a, b in zip(standardization(talks)["text"], big["text"]): torch.testing.assert_close(a * 1e9, b)
+    for talk in talks: talk["text"] = torch.full_like(talk["text"], .1)
+    assert (standardization(talks)["text"][1] == 1).all()
+
+
+def test_a_split_without_labels_is_refused(data):
+    arrays = data.arrays()
+    arrays["label"] = np.where(arrays["split"] == 1, -1, arrays["label"])
+    with pytest.raises(ValueError, match="validation split"): fit(ConversationDataset(arrays, label_names=data.label_names), model=small, config=ONCE, progress=False)
+
+
+def test_a_rate_that_a_batch_cannot_reach():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 5)).astype(np.float32), rng.integers(0, 2, 40)
+    X[rng.random(40) > .6, 3:] = np.nan
+    ConversationClassifier({"text": 3, "audio": 2}, model=small, epochs=3, missing_rate=.2, batch_size=4, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="unreachable"): ConversationClassifier({"text": 3, "audio": 2}, model=small, epochs=1, missing_rate=.6, random_state=0).fit(X, y)
+
+
+def test_the_estimator_reads_groups_where_they_stand():
+    rng = np.random.default_rng(1)
+    X, y, g = rng.standard_normal((24, 5)).astype(np.float32), rng.integers(0, 2, 24), np.repeat(np.arange(6), 4)
+    model = ConversationClassifier({"text": 3, "audio": 2}, model=small, epochs=1, random_state=0).fit(X, y, g)
+    assert model.score(X, y, g) == model.score(X, y, groups=g) == (model.predict(X, g) == y).mean()
+    with pytest.raises(ValueError, match="words"): to_dataset(X, {"text": 3, "audio": 2}, groups=g, positions=[str(i) for i in range(24)])
+    with pytest.raises(ValueError, match="missing values"): to_dataset(X, {"text": 3, "audio": 2}, groups=np.where(g > 3, np.nan, g))
+    with pytest.raises(ValueError, match="validation_fraction"): ConversationClassifier({"text": 3, "audio": 2}, model=small, validation_fraction=-.1).fit(X, y)
+    with pytest.raises(ValueError, match="by name"): ConversationClassifier(["text", "audio"], model=small).fit(X, y)
+
+
+def test_a_tensor_is_a_speaker_like_any_other(data):
+    torch.manual_seed(0)
+    model, talk = small(data).eval(), max(data.test, key=lambda c: c.num_nodes)
+    answers = []
+    for kind in (int, lambda s: s):
+        online = Online(model)
+        answers.append([online.add({m: talk[m][i] for m in talk.modalities}, speaker=kind(talk.speaker[i])).probabilities for i in range(talk.num_nodes)])
+    assert np.array_equal(*map(np.concatenate, answers))
+    with pytest.raises(TypeError): online.add({m: talk[m][0] for m in talk.modalities}, speaker=["A"])
+    assert online.count == talk.num_nodes
+    online.add({m: talk[m][0] for m in talk.modalities}, speaker="A")
+
+
+@pytest.mark.parametrize("wrong", [dict(latent=0), dict(width=-4), dict(smoothing=2.), dict(path_drop=2.), dict(spread=0.), dict(decay=float("inf")), dict(max_length=100000)])
+def test_settings_that_no_model_can_have(data, wrong):
+    with pytest.raises(ValueError, match=f"got {next(iter(wrong))}="): GSDConfig.of(data, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [dict(clip=-1.), dict(clip=0.), dict(average=2.), dict(lr=0.), dict(choose_from=45), dict(weight_decay=-1.)])
+def test_settings_that_no_training_can_have(wrong):
+    with pytest.raises(ValueError, match=f"got {next(iter(wrong))}="): TrainConfig(**wrong)
+
+
+def test_numbers_of_numpy_are_kept(data, tmp_path):
+    model = small(data, latent=np.int64(8), decay=np.float64(2.))
+    model.save_pretrained(tmp_path)
+    assert GSDNet.from_pretrained(tmp_path).config == model.config
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes")
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    (tmp_path / "target").write_text("old")
+    os.symlink("target", tmp_path / "link")
+    write_whole(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", "x")
+    assert os.read(reader, 10) == b"x" and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    os.close(reader)
+
+
+def test_another_run_keeps_what_it_writes(data, tmp_path):
+    (tmp_path / "records").mkdir()
+    young, old = tmp_path / "records/young.tmp", tmp_path / "records/old.tmp"
+    for file in (young, old): file.write_text("half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    run(Benchmark((data,), {"m": small}, tmp_path, rates=(0.,), seeds=1, config=ONCE))
+    assert young.exists() and not old.exists()
+
+
+def test_a_data_set_is_whole_or_as_it_was(data, tmp_path, monkeypatch):
+    save_dataset(data, tmp_path / "data")
+    def full(*args, **kwargs): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError): save_dataset(data.subset("train") and data, tmp_path / "data")
+    assert load_dataset(tmp_path / "data").hash == data.hash
