@@ -283,10 +283,18 @@ def test_a_disk_that_is_truly_full(tmp_path, uninterrupted, capsys):
 
 
 def test_a_folder_that_becomes_read_only(tmp_path, uninterrupted, monkeypatch, capsys):
-    def refuse(path, mode): raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    def refuse(path, mode):
+        if ".probe" in str(path): return open(path, mode) # it could be written when training began
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
     assert torch.equal(weights(train(tmp_path / "run")), weights(uninterrupted))
     assert "Read-only file system" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_read_only_is_found_out_before_training(tmp_path, monkeypatch):
+    def refuse(path, mode): raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    with pytest.raises(ValueError, match="cannot be used .*Read-only.*choose another"): train(tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
