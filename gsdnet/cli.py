@@ -60,6 +60,14 @@ def read_data(data, modalities=None, task=None):
     return dataset if modalities is None else dataset.with_modalities(modalities)
 
 # %% ../nbs/29_cli.ipynb #64b786f0
+def chosen_modalities(modalities, kit):
+    "Names to read: those asked for, or the kit's; None for all of the data."
+    asked = names(modalities)
+    if asked and kit and asked != list(kit.modalities):
+        raise ValueError(f"got the modalities {modalities} and masks of {','.join(kit.modalities)}, expected the same ones in the same order: leave one of the two out")
+    return asked or (list(kit.modalities) if kit else None)
+
+
 def read_kit(masks):
     "A mask kit from its file; None stays None."
     from gsdnet.missing import MaskKit
@@ -182,7 +190,7 @@ def benchmark(
     from gsdnet.benchmark import Benchmark, run, table
     from gsdnet.trainer import TrainConfig
     kit = read_kit(masks)
-    wanted = names(modalities) or (list(kit.modalities) if kit else None)
+    wanted = chosen_modalities(modalities, kit)
     datasets = tuple(read_data(d, wanted, task) for d in data)
     config = TrainConfig(**{name: value for name, value in (("epochs", epochs), ("choose_from", choose_from)) if value is not None})
     of = {d.modalities if kit is None else kit.modalities for d in datasets}
@@ -256,7 +264,7 @@ def train(
     if not resume and (Path(run) / "config.json").exists():
         raise ValueError(f"{run} holds a model already, expected a new folder: choose another, or delete it first")
     kit = read_kit(masks)
-    dataset = read_data(data, names(modalities) or (list(kit.modalities) if kit else None), task)
+    dataset = read_data(data, chosen_modalities(modalities, kit), task)
     dataset, source = with_validation(dataset.use(kit) if kit else dataset)
     rate = missing_rate if missing_rate == "mixed" else numbers(missing_rate)
     if rate != "mixed" and len(rate) != 1:

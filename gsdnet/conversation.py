@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import ModuleDict
 from torch.nn.utils.rnn import pad_sequence
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
@@ -36,6 +37,8 @@ def _features(features):
         if not isinstance(name, str) or not name or name in FIELDS or (hasattr(Data, name) and name != "face"):
             raise ValueError(f"modality name {name!r} is taken by a field of PyG graphs or of the dialogue: "
                              "rename the modality")
+        if "." in name or hasattr(ModuleDict, name) or name in ("training", "file", "allow_pickle"):
+            raise ValueError(f"modality name {name!r} can be no name of a network's part or of a file's array: rename the modality")
     tensors = {name: torch.as_tensor(x) for name, x in features.items()}
     for name, x in tensors.items():
         if x.ndim != 2 or not x.is_floating_point() or 0 in x.shape:

@@ -462,6 +462,7 @@ class MaskKit:
         "Draw masks, exact within each split, each from a random stream of its own."
         masks, split = {}, torch.as_tensor(dataset.split)
         order, speaker = getattr(dataset, "order", torch.arange(len(split))), getattr(dataset, "speaker", None)
+        rates, seeds = tuple(rates), tuple(seeds)
         for rate, seed in ((r, s) for r in rates for s in seeds):
             observed = dataset.available.clone()
             for part in split.unique().tolist():

@@ -368,9 +368,13 @@ class Recogniser(nn.Module):
         observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
     ) -> list[tuple]: # (whole, length, place, `Piece`, conversation, bits `[n, M]`)
         "Conversations cut to lengths that the model takes; `whole` says that nothing is missing."
+        if isinstance(conversations, Conversation): raise ValueError("got one conversation, expected a sequence of them: put it in brackets")
         if observed is not None: observed = torch.as_tensor(np.asarray(observed), dtype=torch.bool)
         found = []
         for place, talk in enumerate(conversations):
+            if observed is not None and (observed.ndim != 2 or observed.shape[1] != len(talk.modalities) or int(talk.rows.max()) >= len(observed)):
+                raise ValueError(f"got a mask of shape {list(observed.shape)} for conversation {place} with rows up to {int(talk.rows.max())} and the modalities {list(talk.modalities)}, "
+                                 "expected a column for each modality and a row for each utterance of the whole data set, of which a conversation's `rows` are read")
             for piece in pieces(talk.num_nodes, self.config.max_length, self.config.margin):
                 part = talk.slice(piece.start, piece.stop)
                 bits = part.present if observed is None else part.present & observed[part.rows]

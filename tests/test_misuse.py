@@ -13,6 +13,7 @@ from gsdnet.answers import Online
 from gsdnet.architectures import MODELS
 from gsdnet.benchmark import Benchmark, plan, run
 from gsdnet.checkpoint import write_whole
+from gsdnet.conversation import Conversation
 from gsdnet.data import ConversationDataset, SyntheticConversations, load_dataset, save_dataset, standardization
 from gsdnet.estimator import ConversationClassifier, to_dataset
 from gsdnet.missing import FixedMissing, MaskKit, RandomMissing
@@ -167,3 +168,25 @@ def test_a_data_set_is_whole_or_as_it_was(data, tmp_path, monkeypatch):
     monkeypatch.setattr(np, "savez_compressed", full)
     with pytest.raises(OSError): save_dataset(data.subset("train") and data, tmp_path / "data")
     assert load_dataset(tmp_path / "data").hash == data.hash
+
+
+def test_masks_that_are_not_those_of_the_data_set(data):
+    model = small(data).eval()
+    with pytest.raises(ValueError, match="in brackets"): model.predict(data.test[0])
+    rows = sum(talk.num_nodes for talk in data.test)
+    for wrong in (torch.ones(rows, 3, dtype=torch.bool), torch.ones(len(data.split), 1, dtype=torch.bool), torch.ones(len(data.split), dtype=torch.bool)):
+        with pytest.raises(ValueError, match="whole data set"): model.predict(data.test, wrong)
+    kit = MaskKit.draw(data, iter((0., .3)), map(int, ("0", "1")))
+    assert kit.rates == (0., .3) and kit.seeds == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2.0", "type", "train", "values", "training", "file"])
+def test_names_that_no_part_can_have(name):
+    with pytest.raises(ValueError, match="rename"): Conversation.build({name: torch.ones(2, 3)}, speaker=torch.tensor([0, 1]))
+
+
+def test_modalities_and_masks_that_differ(data, tmp_path, capsys):
+    save_dataset(data, tmp_path / "data")
+    MaskKit.draw(data.with_modalities(["text", "audio"]), (.3,), (0,)).save(tmp_path / "kit.npz")
+    assert cli.main(["train", str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--masks", str(tmp_path / "kit.npz"), "--modalities", "text,audio,visual"]) == 2
+    assert "leave one of the two out" in capsys.readouterr().err
