@@ -493,7 +493,7 @@ class Trainer:
         self.loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
         size = model.config.max_length
         self.train_set = [model.transform(c.slice(p.start, p.stop)) for c in dataset.train for p in pieces(c.num_nodes, size)]
-        self.valid_set = [model.transform(c) for c in dataset.valid]
+        self.valid_set = [c if c.num_nodes > size else model.transform(c) for c in dataset.valid] # of longer ones pieces are decomposed, as in answers
         self.generator = torch.Generator().manual_seed(seed)
         self.n_steps = config.epochs * math.ceil(len(self.train_set) / config.batch_size)
         self.groups = [[p for p in group if p.requires_grad] for group in model.parameter_groups()]
