@@ -311,9 +311,7 @@ def views_of(benchmark, dataset, stem) -> tuple:
     found, seen = [], set()
     for protocol in benchmark.protocol_list:
         if isinstance(protocol, MaskKit):
-            protocol.check(dataset)
-            if protocol.modalities != dataset.modalities:
-                raise ValueError(f"a kit among the protocols has the modalities {list(protocol.modalities)}, expected those of {dataset.name!r} in their order, {list(dataset.modalities)}: its columns would hide others")
+            protocol.check(dataset, by_column=True)
             kit, rates = protocol, kit_rates(benchmark, protocol)
         else:
             own = isinstance(protocol, Protocol)
@@ -746,9 +744,8 @@ def _over_folds(folds) -> dict:
 def _summary(delta, metric, tie) -> dict:
     "The figures of one row of a fair table, from differences by protocol, fold, seed and rate."
     units = delta.groupby(["fold", "seed", "protocol"]).mean().groupby(["fold", "seed"]).mean()
-    better = -delta if metric in LOWER_IS_BETTER else delta
-    folds = units.groupby("fold").mean()
-    ahead = int(((-folds if metric in LOWER_IS_BETTER else folds) > tie).sum())
+    sign, folds = -1 if metric in LOWER_IS_BETTER else 1, units.groupby("fold").mean()
+    better, ahead = sign * delta, int((sign * folds > tie).sum())
     rates = sorted(set(delta.index.get_level_values("rate")))
     return dict(rates=", ".join(f"{r:g}" for r in rates), **paired_difference(units), wins=int((better > tie).sum()),
                 ties=int((abs(better) <= tie).sum()), losses=int((better < -tie).sum()), folds_ahead=f"{ahead}/{len(folds)}", **_over_folds(folds))

@@ -485,8 +485,12 @@ class MaskKit:
 
     def check(self,
         dataset, # a `ConversationDataset` that has the kit's modalities
+        *,
+        by_column: bool = False, # masks will be read column by column: other modalities, or others in order, are refused too
     ) -> None:
         "Refuse a kit that was made for other data."
+        if by_column and tuple(dataset.modalities) != self.modalities:
+            raise ValueError(f"{self.path} masks {self.modalities}, expected those of {dataset.name!r} in their order, {tuple(dataset.modalities)}: go on with dataset.use(kit)")
         absent = [m for m in self.modalities if m not in dataset.modalities]
         if absent:
             raise ValueError(f"{self.path} masks {self.modalities}, but the data set has "

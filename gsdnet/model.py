@@ -27,6 +27,13 @@ from .files import load_json, shown
 from .fusion import FusionGNN
 
 # %% ../nbs/10_model.ipynb #7320e6f4
+def settings(
+    self, # a configuration
+) -> dict: # by name
+    "All settings, less younger ones that stand at their default: an option that is added renames no earlier run."
+    return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default or not f.metadata}
+
+
 def expected(
     field, # of the configuration
 ) -> str: # for a message
@@ -171,9 +178,7 @@ class GSDConfig:
             if not 0 <= getattr(self, name) < 1: raise ValueError(f"got {name}={getattr(self, name)}, expected a share from 0 to below 1")
         if not self.spread > 0: raise ValueError(f"got spread={self.spread}, expected a number above 0")
 
-    def settings(self) -> dict: # by name
-        "All settings, less younger ones that stand at their default: an option that is added renames no earlier run."
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default or not f.metadata}
+    settings = settings
 
     @property
     def n_outputs(self) -> int:

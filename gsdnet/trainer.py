@@ -42,7 +42,7 @@ from .checkpoint import Checkpoints, Stored, discard, write_whole
 from .conversation import Conversation, ConversationBatch, pieces
 from .data import SPLITS, ConversationDataset
 from .missing import MaskKit, MixedMissing, Protocol, RandomMissing, draw_mask, reachable_rate
-from .model import GSDConfig, GSDNet, Recogniser
+from .model import GSDConfig, GSDNet, Recogniser, settings
 
 # %% ../nbs/11_trainer.ipynb #cf2951ce
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ class TrainConfig:
             raise ValueError(f"got precision={self.precision!r}, expected 'no', 'bf16' or 'fp16'")
         object.__setattr__(self, "trackers", tuple(self.trackers))
 
-    def settings(self) -> dict: # by name
-        "All settings, less younger ones that stand at their default: an option that is added renames no earlier run."
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default or not f.metadata}
+    settings = settings
 
 # %% ../nbs/11_trainer.ipynb #95a238a8
 def length_batches(
@@ -827,10 +825,7 @@ def fit(
 ) -> Recogniser: # in evaluation mode, with `history`
     "Train a model; the same call gives the same weights, and the global random state is left as it was."
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
-    if kit is not None:
-        kit.check(dataset)
-        if tuple(kit.modalities) != tuple(dataset.modalities):
-            raise ValueError(f"got masks of {list(kit.modalities)} for data of {list(dataset.modalities)}, expected the same modalities in the same order: train on dataset.use(kit)")
+    if kit is not None: kit.check(dataset, by_column=True)
     for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
         if talks and not any((c.y >= 0).any() if dataset.task == "classification" else c.score.isfinite().any() for c in talks):
             raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gsdnet import cli
+from gsdnet import cli, formats
 from gsdnet.answers import Online
 from gsdnet.architectures import MODELS
 from gsdnet.benchmark import Benchmark, plan, run
@@ -63,7 +63,7 @@ def test_a_finished_run_is_not_another(tmp_path, data, capsys):
 def test_a_kit_of_another_order_is_refused(tmp_path, data):
     turned = data.with_modalities(data.modalities[::-1])
     kit = MaskKit.draw(turned, (.33,), (0,), lambda r: FixedMissing(("text",), turned.modalities))
-    with pytest.raises(ValueError, match="same order"): fit(data, model=small, kit=kit, config=ONCE, progress=False)
+    with pytest.raises(ValueError, match="in their order"): fit(data, model=small, kit=kit, config=ONCE, progress=False)
     with pytest.raises(ValueError, match="in their order"):
         plan(Benchmark((data,), {"m": small}, tmp_path, rates=(.33,), seeds=1, protocols=(RandomMissing, kit)))
     fit(data.use(kit), model=small, kit=kit, config=ONCE, progress=False)
@@ -162,12 +162,28 @@ def test_another_run_keeps_what_it_writes(data, tmp_path):
     assert young.exists() and not old.exists()
 
 
-def test_a_data_set_is_whole_or_as_it_was(data, tmp_path, monkeypatch):
+@pytest.mark.skipif(os.name != "posix", reason="limits of the system")
+def test_a_data_set_is_whole_or_as_it_was(data, tmp_path):
+    "The operating system refuses to let the larger file grow."
+    import resource
+    import signal
     save_dataset(data, tmp_path / "data")
-    def full(*args, **kwargs): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(OSError): save_dataset(data.subset("train") and data, tmp_path / "data")
+    larger = SyntheticConversations(n_dialogues=60).dataset()
+    before, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"): save_dataset(larger, tmp_path / "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, heard)
     assert load_dataset(tmp_path / "data").hash == data.hash
+
+
+@pytest.mark.parametrize("numbers,label,score", [([2, -1, 0, 3, 1], [2, -1, 0, 3, 1], None), ([1, -1, 0], [1, 0, 1], [1., -1., 0.]), ([.5, 2, -1], [1, 1, 0], [.5, 2., -1.])])
+def test_minus_one_among_classes_is_unlabelled(numbers, label, score):
+    talk = formats._Talk("gcnet", "labels")
+    formats._target(talk, np.array(numbers, float), "labels")
+    assert talk.label == label and talk.score == score
 
 
 def test_masks_that_are_not_those_of_the_data_set(data):
