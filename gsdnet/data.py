@@ -36,9 +36,10 @@ class ConversationDataset:
         task: str | None = None, # "classification" or "regression"; by default regression where there is a `score`
         name: str = "data", # what records and messages call the data set
         title: str | None = None, # first part of every conversation's key: stays when a folder is renamed
+        about: dict | None = None, # what else is known of it, such as `features`, where they come from: goes into `meta.json`
     ):
         names = _modality_names(arrays, modalities, name)
-        self.name, self.title, self.modalities = name, title, names
+        self.name, self.title, self.modalities, self.about = name, title, names, dict(about or {})
         self.dialogue = _whole_numbers(arrays, "dialogue_id", None, name)
         n = len(self.dialogue)
         if n == 0: raise ValueError(f"{name}: there are no utterances; expected at least one")
@@ -313,7 +314,9 @@ def load_dataset(
     title = meta.get("name") if isinstance(meta.get("name"), str) else None
     if task is None and meta.get("task") in ("classification", "regression"): task = meta["task"] # as it was saved
     return ConversationDataset(load_npz(folder / "data.npz", **limits), modalities, label_names=names, task=task,
-                               name=folder.resolve().name, title=title)
+                               name=folder.resolve().name, title=title, about={k: v for k, v in meta.items() if k not in _OWN})
+
+_OWN = ("name", "task", "modalities", "label_names", "hash") # what the data set itself says in meta.json
 
 def save_dataset(
     dataset: ConversationDataset, # to write
@@ -325,8 +328,8 @@ def save_dataset(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dataset.arrays())
     write_whole(folder / "data.npz", buffer.getvalue())
-    meta = dict(name=dataset.title or dataset.name, task=dataset.task, modalities=list(dataset.modalities),
-                label_names=list(dataset.label_names), hash=dataset.hash)
+    meta = dataset.about | dict(name=dataset.title or dataset.name, task=dataset.task, modalities=list(dataset.modalities),
+                                label_names=list(dataset.label_names), hash=dataset.hash)
     write_whole(folder / "meta.json", json.dumps(meta, indent=1) + "\n")
     return folder
 
@@ -376,7 +379,7 @@ def never_recorded(
             available[rows] = draw_mask(available[rows], protocol(rate), dataset.dialogue[rows], dataset.speaker[rows], seed=seed)
     arrays |= {f"{m}_present": available[:, i].numpy() for i, m in enumerate(dataset.modalities)}
     return ConversationDataset(arrays, dataset.modalities, label_names=dataset.label_names, task=dataset.task,
-                               name=dataset.name, title=dataset.title)
+                               name=dataset.name, title=dataset.title, about=dataset.about)
 
 # %% ../nbs/06_data.ipynb #fba0d559
 def standardization(

@@ -132,9 +132,15 @@ def card(
 FILES = ("config.json", "features.json", "model.safetensors", "README.md")
 
 
+def _is_card(path):
+    "Whether a file is a model card that names this library, so that a newer one may take its place."
+    try: return ModelCard.load(path).data.get("library_name") == "gsdnet"
+    except (ValueError, OSError): return False
+
+
 def save_pretrained(
     model: Recogniser, # trained
-    folder, # made if absent
+    folder, # made if absent; a card that stands in it is replaced, another README.md refused
     *,
     data=None, # folder of the data set it was trained on, whose meta.json says where features come from
     results=None, # results.csv of a benchmark with rows of models trained alike
@@ -146,6 +152,9 @@ def save_pretrained(
     facts = facts or {**{k: history.get(k) for k in ("seed", "epoch", "epochs", "valid_score")}, "commit": commit()}
     names = [name for name, make in architectures.MODELS.items() if name == facts.get("model")] or ["gsdnet"]
     rows = None if results is None else result_table(results, names[0])
+    own = folder / "README.md"
+    if own.is_file() and not _is_card(own):
+        raise ValueError(f"{own} is no model card of gsdnet and would be replaced by one, expected a folder without it: name another folder, or move the file")
     model.save_pretrained(folder)
     write_whole(folder / "features.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / "README.md", str(card(model, described, results=rows, facts=facts, license=license)))

@@ -28,7 +28,7 @@ from .data import SPLITS
 class Table:
     "Utterances that were checked, ordered by conversation and time; no other file was opened."
     path: Path # of the table, which no path in it may leave the folder of
-    rows: pd.DataFrame # as in the file, and `line`, `position` 0, 1, ..., `label` as number, `score` as number
+    rows: pd.DataFrame # as in the file, and `line` in it, `position` 0, 1, ..., `label` as number, `score` as number
     name: str # of the data set
     label_names: tuple # of the classes, in order
     notes: tuple # what a reader of the result should know
@@ -134,7 +134,7 @@ def _cell(x):
 
 # %% ../nbs/17_utterances.ipynb #06ca9e6d
 def _frame(path, encoding):
-    "All cells as text without spaces around them."
+    "All cells as text without spaces around them, and the line of each row."
     text = _text(path, encoding)
     rows = list(_json_lines(text, path) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv(text, path))
     if not rows: raise ValueError(f"{path} has no utterances, expected a line with the names of the columns and one per utterance")
@@ -144,9 +144,9 @@ def _frame(path, encoding):
             raise ValueError(f"{path}, line {line}: {long[:80]!r} has {len(cells[long])} characters, expected at most {_LONGEST}")
     names = dict.fromkeys(name for _, cells in rows for name in cells)
     frame = pd.DataFrame({name: [cells.get(name, "").strip() for _, cells in rows] for name in names}, dtype=object)
-    return frame.assign(line=[line for line, _ in rows])
+    return frame, [line for line, _ in rows]
 
-def _some(frame): return ", ".join(str(name)[:40] for name in frame.columns[:-1][:20])
+def _some(frame): return ", ".join(str(name)[:40] for name in frame.columns[:20])
 
 def _renamed(frame, columns, path):
     "The columns under the names that this page gives them."
@@ -155,6 +155,15 @@ def _renamed(frame, columns, path):
             raise ValueError(f"{path}: column {theirs!r} cannot be read as {ours!r}, expected a column of that name and none called "
                              f"{ours!r}; it has {_some(frame)}")
     return frame.rename(columns={theirs: ours for ours, theirs in (columns or {}).items()})
+
+def _numbered(frame, lines):
+    "The frame with the line of each row; a column of the file that is called as one of ours gives way, and a note says so."
+    moved = {}
+    for name in {"line", "at"} & set(frame):
+        moved[name] = f"own_{name}"
+        while moved[name] in frame: moved[name] += "_"
+    notes = [f"column {name} of the table is kept as {other}" for name, other in sorted(moved.items())]
+    return frame.rename(columns=moved).assign(line=lines), notes
 
 # %% ../nbs/17_utterances.ipynb #f519d341
 def _read(frame, path, column, read, expected):
@@ -227,12 +236,14 @@ def read_table(
 ) -> Table: # checked, in order
     "Read and check a table of utterances."
     path = _table_file(source)
-    frame = _renamed(_frame(path, encoding), columns, path)
+    frame, lines = _frame(path, encoding)
+    frame = _renamed(frame, columns, path)
     lacking = [c for c in ("conversation", "speaker") if c not in frame]
     if not {"position", "start"} & set(frame): lacking.append("position (or start)")
     if lacking:
         raise ValueError(f"{path}: column {lacking[0]} is missing, expected it beside {_some(frame)}; "
                          "where it has another name, say so with `columns`")
+    frame, moved = _numbered(frame, lines)
     for column in ("conversation", "speaker"): _read(frame, path, column, _name, f"a name of 1 to {_NAME} characters")
     frame, notes, order = _ordered(frame, path)
     label, names = _classes(frame, path, label_names)
@@ -241,7 +252,7 @@ def read_table(
     if "split" in frame: _splits(frame, path)
     folder = path.resolve().parent.name
     return Table(path, frame.assign(label=label, score=score), name or (folder if path.stem == "utterances" else path.stem), names,
-                 tuple(notes), order)
+                 (*moved, *notes), order)
 
 # %% ../nbs/17_utterances.ipynb #085cbe90
 def is_table(
