@@ -125,11 +125,15 @@ def test_paired_p_is_the_share_of_sign_patterns(seed, n):
     assert benchmark.paired_difference(delta)["p"] == pytest.approx(share)
 
 
-def test_interval_is_scipys_percentile_bootstrap():
-    delta = np.random.default_rng(0).normal(1, 2, 15)
+def test_interval_is_scipys_percentile_bootstrap_or_students_of_few_pairs():
+    delta = np.random.default_rng(0).normal(1, 2, benchmark.MANY)
     ours = benchmark.paired_difference(delta)
     theirs = stats.bootstrap((delta,), np.mean, method="percentile", n_resamples=9999, rng=1).confidence_interval
     assert ours["low"] == pytest.approx(theirs.low, abs=.06) and ours["high"] == pytest.approx(theirs.high, abs=.06)
+    few = benchmark.paired_difference(delta[1:])
+    assert (few["low"], few["high"]) == pytest.approx(stats.t.interval(.95, len(delta) - 2, delta[1:].mean(), stats.sem(delta[1:])))
+    same = benchmark.paired_difference([.5, .5, .5])
+    assert same["low"] == same["high"] == .5
 
 
 @QUICK
