@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .conversation import GraphBatch
 from .denoiser import EigenvalueDenoiser, FeatureDenoiser, propagate
 from .sampling import ddim, timesteps
-from .sde import SDE, CosineSDE, expand, v_target
+from .sde import SDE, CosineSDE, expand, randn_like, v_target
 
 # %% ../nbs/08_diffusion.ipynb #70556ce8
 def similarity(
@@ -139,10 +139,12 @@ def smooth_noise(
     noise: Tensor, # `[B, K, ...]` independent standard normal numbers
     values: Tensor, # `[B, K]` eigenvalues within [-1, 1]
     degree: int, # of the random polynomial
+    valid: Tensor | None = None, # bool `[B, K]` eigenpairs that are not padding, the first ones; all if None
 ) -> Tensor: # `[B, K, ...]` standard normal at each eigenvalue, smooth along the spectrum
     "A random Chebyshev polynomial of the eigenvalue, of unit variance at each of them."
     coefficients = noise[:, :degree + 1]
     basis = chebyshev(values, coefficients.shape[1] - 1)
+    if valid is not None: basis = basis * valid[:, None, :degree + 1] # noise on padding is nobody's
     return propagate(basis / basis.square().sum(-1, keepdim=True).sqrt(), coefficients)
 
 # %% ../nbs/08_diffusion.ipynb #7dd35549
@@ -214,6 +216,14 @@ class SpectralDiffusion(nn.Module):
             raise ValueError(f"got observed as {observed.dtype} of shape {list(observed.shape)}, expected bool of shape {[*nodes, m]}: "
                              f"one bit per graph, node and modality of {list(self.dims)}")
 
+    def smooth(self,
+        noise: Tensor, # `[B, K, ...]` independent standard normal numbers
+        graph: GraphBatch, # the graphs
+    ) -> Tensor: # `[B, K, ...]` the same, or smooth along the spectrum where `smooth_degree` is set
+        "Noise on eigenvalues as the forward process has it."
+        if self.smooth_degree is None: return noise
+        return smooth_noise(noise, graph.spectrum.values, self.smooth_degree, graph.spectrum.valid)
+
     def offsets(self,
         x: Tensor, # `[B, N, ..., D]` features of all modalities
         graph: GraphBatch, # the graphs
@@ -276,7 +286,7 @@ class SpectralDiffusion(nn.Module):
         known = observed | target
         l0 = self.offsets(x0, graph, known)
         z, zeta = (torch.randn(a.shape, generator=generator).to(a) for a in (x0, l0))
-        if self.smooth_degree is not None: zeta = smooth_noise(zeta, graph.spectrum.values, self.smooth_degree)
+        zeta = self.smooth(zeta, graph)
         x = x0 * self.columns(observed)
         given = self.condition(x, observed, graph)
         alpha, sigma, unit = (expand(f(t), x0) for f in (self.sde.alpha, self.sde.sigma, self.sde.scale))
@@ -332,7 +342,6 @@ class SpectralDiffusion(nn.Module):
         (b, n, d), (_, k, m), s = given.x.shape, given.level.shape, n_samples
         features, levels = self.sde.sample_prior(given.x.new_zeros(b, s * (n * d + k * m)), source).split([s * n * d, s * k * m], 1)
         features, levels = features.view(b, n, s, d), levels.view(b, k, s, m)
-        if self.smooth_degree is not None: levels = smooth_noise(levels, graph.spectrum.values, self.smooth_degree)
         return centred(features), centred(levels)
 
     def first_step(self,
@@ -349,8 +358,7 @@ class SpectralDiffusion(nn.Module):
         error = alpha if n_samples > 1 else 0.0 # a single sample stands for the mean
         if error == sigma == 0: return x0, l0
         x, level = noise_everywhere(generator, graph, n_samples, d, m)
-        if self.smooth_degree is not None: level = smooth_noise(level, graph.spectrum.values, self.smooth_degree)
-        x, level = centred(x.to(x0)), centred(level.to(l0))
+        x, level = centred(x.to(x0)), centred(self.smooth(level.to(l0), graph))
         deviation = (error**2 * self.error_levels.square() * ~given.whole[:, None] + sigma**2).sqrt()
         return (torch.addcmul(alpha * x0, self.shaped(x, error, sigma, graph), given.hidden[:, :, None]),
                 torch.addcmul(alpha * l0, level, deviation[:, None] * graph.spectrum.valid[..., None, None].to(level)))
@@ -406,11 +414,17 @@ class SpectralDiffusion(nn.Module):
         graph, # the graphs
         n_samples, # samples of each
     ): # what a sampler takes as its generator
-        "The source of a sampler's noise: one generator for all, or one for each graph."
-        if generator is None or isinstance(generator, torch.Generator): return generator
-        if len(generator) != len(graph.valid):
-            raise ValueError(f"got {len(generator)} generators for {len(graph.valid)} graphs, expected one for each, or a single one")
-        return GraphNoise(generator, hidden, graph.spectrum.valid, tuple(self.dims.values()), n_samples)
+        "The source of a sampler's noise: one generator for all, or one for each graph; smooth along the spectrum where `smooth_degree` is set."
+        if generator is None or isinstance(generator, torch.Generator): source = generator
+        elif len(generator) == len(graph.valid): source = GraphNoise(generator, hidden, graph.spectrum.valid, tuple(self.dims.values()), n_samples)
+        else: raise ValueError(f"got {len(generator)} generators for {len(graph.valid)} graphs, expected one for each, or a single one")
+        if self.smooth_degree is None: return source
+        k, per_pair = graph.spectrum.rank, n_samples * len(self.dims)
+
+        def smoothed(packed):
+            features, levels = randn_like(packed, source).split([packed.shape[1] - k * per_pair, k * per_pair], 1)
+            return torch.cat([features, self.smooth(levels.unflatten(1, (k, per_pair)), graph).flatten(1)], 1)
+        return smoothed
 
 # %% ../nbs/08_diffusion.ipynb #d6cd7cd1
 def recovery_error(
