@@ -181,10 +181,11 @@ def plot_timeline(
         base = base + p[:, c]
     sure = prediction.uncertainty / np.log(len(label_names))
     ax.plot(at, sure, color="white", linewidth=4, zorder=3)
-    ax.plot(at, sure, color="black", linewidth=1.8, marker="o", markersize=4, zorder=4, label="uncertainty")
+    ax.plot(at, sure, color="black", linewidth=1.8, marker="o", markersize=4, zorder=4, label="uncertainty / ln C")
     for i, c in enumerate(conversation.y.tolist()):
         if c >= 0: ax.text(i, 1.02, label_names[c], ha="center", va="bottom", fontsize="x-small", rotation=60)
     _speakers(ax, conversation.speaker)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="utterance", ylabel="probability", xlim=(-0.6, len(p) - 0.4))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
     return ax
@@ -194,6 +195,6 @@ def _speakers(ax, speaker):
     names = speaker.unique().tolist()
     for k, s in enumerate(names):
         turns = (speaker == s).nonzero().flatten()
-        ax.plot(turns, np.full(len(turns), -0.08 * (k + 1)), linestyle="none", marker="osD^v"[k % 5], markersize=5, color="black")
-    ax.set_yticks([0, 0.5, 1, *(-0.08 * (k + 1) for k in range(len(names)))], ["0", "0.5", "1", *(f"speaker {s}" for s in names)])
-    ax.set_ylim(-0.08 * (len(names) + 1), 1.25)
+        ax.plot(turns, np.full(len(turns), -0.14 * (k + 1)), linestyle="none", marker="osD^v"[k % 5], markersize=5, color="black")
+    ax.set_yticks([0, 0.5, 1, *(-0.14 * (k + 1) for k in range(len(names)))], ["0", "0.5", "1", *(f"speaker {s}" for s in names)])
+    ax.set_ylim(-0.14 * (len(names) + 1), 1.25)
