@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property, partial
+from operator import index
 from pathlib import Path
 from typing import Callable
 
@@ -109,8 +110,8 @@ class Benchmark:
         if self.validation not in ("group", "dialogue"):
             raise ValueError(f"validation is {self.validation!r}, expected 'group' (the next fold, whole) or 'dialogue' (whole "
                              "dialogues of the other folds).")
-        if self.jobs < 1 or not self.seed_list:
-            raise ValueError(f"jobs is {self.jobs} and seeds is {self.seeds}, expected 1 or more of each.")
+        if self.jobs < 1 or not self.seed_list or min(self.seed_list) < 0:
+            raise ValueError(f"jobs is {self.jobs} and seeds is {self.seeds}, expected 1 job or more, and a number of seeds or the seeds themselves, from 0 on.")
         stray = sorted(set(self.tuned) - set(self.models))
         if stray:
             raise ValueError(f"tuned has settings of {', '.join(stray)}, expected settings of {', '.join(self.models)} only.")
@@ -118,7 +119,8 @@ class Benchmark:
     @property
     def seed_list(self) -> tuple:
         "The seeds themselves."
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else tuple(self.seeds)
+        try: return tuple(range(index(self.seeds))) if np.ndim(self.seeds) == 0 else tuple(index(seed) for seed in self.seeds)
+        except TypeError: raise ValueError(f"seeds is {self.seeds!r}, expected how many or which, whole numbers from 0 on.") from None
 
     @property
     def protocol_list(self) -> tuple:

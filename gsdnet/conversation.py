@@ -7,6 +7,7 @@ __all__ = ['Conversation', 'conversation_weights', 'conversation_graph', 'plot_c
            'dense_graphs', 'ConversationBatch', 'Piece', 'pieces']
 
 # %% ../nbs/04_conversation.ipynb #fbabe82e
+import re
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -37,7 +38,7 @@ def _features(features):
         if not isinstance(name, str) or not name or name in FIELDS or (hasattr(Data, name) and name != "face"):
             raise ValueError(f"modality name {name!r} is taken by a field of PyG graphs or of the dialogue: "
                              "rename the modality")
-        if "." in name or hasattr(ModuleDict, name) or name in ("training", "file", "allow_pickle"):
+        if re.search(r"[./\\:\x00-\x1f]", name) or len(name) > 100 or hasattr(ModuleDict, name) or name in ("training", "file", "allow_pickle"):
             raise ValueError(f"modality name {name!r} can be no name of a network's part or of a file's array: rename the modality")
     tensors = {name: torch.as_tensor(x) for name, x in features.items()}
     for name, x in tensors.items():
@@ -52,7 +53,9 @@ def _features(features):
 def _column(name, values, n, default, dtype):
     "One value per utterance as `dtype`, or the default where none is given."
     if values is None: return default
-    values = torch.as_tensor(values)
+    try: values = torch.as_tensor(values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} holds {type(values[0]).__name__}, expected {n} numbers: number the names, as pandas.factorize does") from None
     if values.shape != (n,):
         raise ValueError(f"{name} has shape {list(values.shape)}, expected [{n}]: one value per utterance")
     if values.is_floating_point() != dtype.is_floating_point:
@@ -101,7 +104,7 @@ class Conversation(Data):
         if (position.diff() <= 0).any():
             raise ValueError("position does not increase strictly: sort the utterances, and give no two the "
                              "same position")
-        columns = dict(present=present, position=position, rows=_column("rows", rows, n, order, torch.int64),
+        columns = dict(present=present, position=position, rows=_column("rows", rows, n, order.clone(), torch.int64),
                        speaker=_column("speaker", speaker, n, torch.zeros_like(order), torch.int64),
                        y=_column("y", y, n, torch.full_like(order, -1), torch.int64))
         if score is not None: columns["score"] = _column("score", score, n, None, torch.float32)

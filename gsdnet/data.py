@@ -128,13 +128,17 @@ class ConversationDataset:
     def hash(self) -> str:
         "16 hexadecimal digits of the content: all but the split, which belongs to a mask kit or fold."
         digest = hashlib.sha256(repr((self.modalities, self.dims, self.label_names)).encode())
-        for name, x in self.arrays().items():
+        for name, x in self._arrays().items():
             x = np.ascontiguousarray(np.nan_to_num(x, nan=-999.0))
             if name != "split": digest.update(name.encode() + x.tobytes())
         return digest.hexdigest()[:16]
 
-    def arrays(self) -> dict: # name -> numpy array, named as in the folder form
+    def arrays(self) -> dict: # name -> numpy array, a copy, named as in the folder form
         "All arrays, as in `data.npz`."
+        return {k: x.copy() for k, x in self._arrays().items()}
+
+    def _arrays(self):
+        "The same, without copies."
         columns = dict(label=self.y, score=self.score, dialogue_id=self.dialogue, position=self.position,
                        speaker=self.speaker, split=self.split, group=self.group)
         bits = zip(self.modalities, self.available.T.to(torch.uint8))
@@ -271,6 +275,10 @@ def _modality_names(arrays, modalities, where):
                         "['text', 'audio']")
     is_matrix = lambda x: np.ndim(x) == 2 and (isinstance(x, Tensor) or np.asarray(x).dtype.kind == "f")
     found = [k for k, x in arrays.items() if k not in FIELDS and is_matrix(x)]
+    whole = [k for k, x in arrays.items() if k not in FIELDS and not isinstance(x, Tensor) and np.ndim(x) == 2 and np.asarray(x).dtype.kind in "iu"]
+    if modalities is None and whole:
+        raise ValueError(f"{where}: array `{whole[0]}` is {np.asarray(arrays[whole[0]]).dtype} of shape {list(np.shape(arrays[whole[0]]))}, expected floats if it is a "
+                         "modality: convert it; if it is none, say which are with modalities=[...]")
     names = tuple(found if modalities is None else modalities)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{where}: modalities are {list(names)}, expected one or more distinct names of [N, "
@@ -326,7 +334,7 @@ def save_dataset(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dataset.arrays())
+    np.savez_compressed(buffer, **dataset._arrays())
     write_whole(folder / "data.npz", buffer.getvalue())
     meta = dataset.about | dict(name=dataset.title or dataset.name, task=dataset.task, modalities=list(dataset.modalities),
                                 label_names=list(dataset.label_names), hash=dataset.hash)
@@ -392,7 +400,7 @@ def standardization(
         x = torch.cat([c[m][c.present[:, i]] for c in conversations]).double()
         if not len(x): x = torch.zeros(1, conversations[0][m].shape[1], dtype=torch.float64)
         mean, std = x.mean(0), x.std(0, unbiased=False)
-        std[std <= 1e-6 * x.abs().amax(0)] = 1.0 # whatever the unit
+        std[(std <= 1e-6 * x.abs().amax(0)) | (std < 1e-30)] = 1.0 # whatever the unit, as far as float32 can divide by it
         out[m] = (mean.float(), std.float())
     return out
 

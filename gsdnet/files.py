@@ -32,7 +32,10 @@ def shown(
     most: int = 80, # characters
 ) -> str: # in ASCII
     "A value for a message: short, whatever it is."
-    text = ascii(x) if isinstance(x, (str, bytes, int, float, bool, type(None))) else f"a {type(x).__name__}"
+    if type(x) is tuple and len(x) <= 8: # one level only: tuples that hold one another may unfold without end
+        parts = [f"a {type(y).__name__}" if isinstance(y, tuple) else shown(y, most) for y in x]
+        text = f"({parts[0]},)" if len(x) == 1 else f"({', '.join(parts)})"
+    else: text = ascii(x) if isinstance(x, (str, bytes, int, float, bool, type(None))) else f"a {type(x).__name__}"
     return text if len(text) <= most else text[:most] + "..."
 
 # %% ../nbs/00_files.ipynb #0998f483
@@ -59,7 +62,7 @@ def n_entries(
 ) -> int: # their product
     "How many entries an array of this shape has."
     if not (type(shape) is tuple and len(shape) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in shape)):
-        raise ValueError(f"an array of shape {shown(shape)}, expected up to 8 numbers")
+        raise ValueError(f"an array of shape {shown(shape)}, expected up to 8 whole numbers below 2**40")
     return math.prod(shape)
 
 def _check_text(codes):

@@ -368,6 +368,7 @@ def _check_kit(split, modalities, masks, where):
     for (rate, seed), mask in masks.items():
         if not 0 <= rate < 1:
             raise ValueError(f"{where}: rate {rate} of a mask, expected a number within [0, 1)")
+        if seed < 0: raise ValueError(f"{where}: seed {seed} of a mask, expected a whole number from 0 on")
         mask = _mask(f"{where}: {_key(rate, seed)}", mask, torch.Size([len(split), len(modalities)]))
         empty = int((~mask.any(1)).sum())
         if empty:
@@ -411,13 +412,13 @@ class MaskKit:
     def observed(self,
         rate: float, # nominal missing rate
         seed: int, # mask seed
-    ) -> Tensor: # `[N, M]` bool
+    ) -> Tensor: # `[N, M]` bool, a copy
         "The mask of a rate and seed."
         key = (round(float(rate), 6), int(seed))
         if key not in self.masks:
             raise ValueError(f"{self.path} has no mask for rate {rate}, seed {seed}; it has rates {self.rates} "
                              f"and seeds {self.seeds}")
-        return self.masks[key]
+        return self.masks[key].clone()
 
     @classmethod
     def load(cls,

@@ -289,6 +289,9 @@ class Recogniser(nn.Module):
         batch: ConversationBatch, # in its data set's order of modalities
     ) -> ConversationBatch: # the same batch where nothing is to be done
         "Bring a batch into the model's order of modalities; one that the data lack counts as missing throughout."
+        for name, d in self.config.dims.items():
+            if name in batch.features and batch.features[name].shape[-1] != d:
+                raise ValueError(f"modality {name!r} has {batch.features[name].shape[-1]} channels, the model was trained on {d}: give it the features that it was trained on")
         if batch.modalities == self.modalities: return batch
         if extra := set(batch.modalities) - set(self.modalities):
             raise ValueError(f"got modalities {sorted(extra)} that the model does not know, expected some of {list(self.modalities)}; "
@@ -374,7 +377,11 @@ class Recogniser(nn.Module):
     ) -> list[tuple]: # (whole, length, place, `Piece`, conversation, bits `[n, M]`)
         "Conversations cut to lengths that the model takes; `whole` says that nothing is missing."
         if isinstance(conversations, Conversation): raise ValueError("got one conversation, expected a sequence of them: put it in brackets")
-        if observed is not None: observed = torch.as_tensor(np.asarray(observed), dtype=torch.bool)
+        if observed is not None:
+            observed = torch.as_tensor(observed) if isinstance(observed, (Tensor, np.ndarray, list, tuple)) else observed
+            if not isinstance(observed, Tensor) or observed.is_floating_point():
+                raise ValueError(f"got a mask of type {getattr(observed, 'dtype', type(observed).__name__)}, expected bool [N, M], such as kit.observed(rate, seed) of a `MaskKit`")
+            observed = observed.bool()
         found = []
         for place, talk in enumerate(conversations):
             if observed is not None and (observed.ndim != 2 or observed.shape[1] != len(talk.modalities) or int(talk.rows.max()) >= len(observed)):
@@ -444,6 +451,10 @@ class Recogniser(nn.Module):
         rows = np.concatenate([np.asarray(c.rows) for c in conversations])
         order = np.concatenate([np.arange(*part[2:]) for part in sorted(parts)])
         columns = [None if column[0] is None else np.concatenate(column)[order] for column in zip(*found)]
+        sure = np.isfinite(columns[2] if columns[0] is None else columns[0].sum(-1))
+        if not sure.all():
+            raise ValueError(f"{(~sure).sum()} of {len(sure)} answers are no numbers (first: row {rows[sure.argmin()]}), expected finite ones: are that dialogue's features in the unit of "
+                             "the training data, and the model's weights finite?")
         return Prediction(*columns, rows=rows, seconds=seconds, modalities=self.modalities)
 
     def answer(self,

@@ -22,7 +22,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from operator import index
 from pathlib import Path
+
+try: import fcntl
+except ImportError: fcntl = None # Windows
 
 import numpy as np
 import torch
@@ -99,9 +103,12 @@ class TrainConfig:
     checkpoint_every: int | None = field(default=None, metadata={"since": "0.2"})
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "accumulate", "patience", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate", "patience", "checkpoint_every", "warmup"):
             value = getattr(self, name)
-            if value is not None and value < 1: raise ValueError(f"got {name}={value}, expected at least 1")
+            if value is None: continue
+            try: object.__setattr__(self, name, index(value)) # a plain number, also of numpy's
+            except TypeError: raise ValueError(f"got {name}={value!r}, expected a whole number") from None
+            if name != "warmup" and value < 1: raise ValueError(f"got {name}={value}, expected at least 1")
         if not 0 <= self.choose_from <= 1: raise ValueError(f"got choose_from={self.choose_from}, expected a share of the epochs between 0 (the last one counts) and 1")
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < float("inf"): raise ValueError(f"got {name}={getattr(self, name)}, expected a number above 0")
@@ -110,7 +117,8 @@ class TrainConfig:
             if not getattr(self, name) >= 0: raise ValueError(f"got {name}={getattr(self, name)}, expected 0 or more")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"got precision={self.precision!r}, expected 'no', 'bf16' or 'fp16'")
-        object.__setattr__(self, "trackers", tuple(self.trackers))
+        for name in ("lr", "clip", "average", "weight_decay", "choose_from"): object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "trackers", (self.trackers,) if isinstance(self.trackers, str) else tuple(self.trackers))
 
     settings = settings
 
@@ -361,15 +369,17 @@ def determinism(
     wanted: bool, # refuse operations that may give other bits the next time
 ):
     "Inside, only deterministic operations; afterwards as before."
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
     try: yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
 
 # %% ../nbs/11_trainer.ipynb #1cf736f4
 class Interrupted(KeyboardInterrupt):
@@ -390,7 +400,22 @@ class Record:
     ):
         self.folder, self.accelerator = None if folder is None else Path(folder), accelerator
         self.checkpoints = None if folder is None else Checkpoints(self.folder / "checkpoints")
-        self.lines, self.signal, self.failing = [], 0, False
+        self.lines, self.signal, self.failing, self.lock = [], 0, False, None
+
+    def hold(self) -> None:
+        "Take the folder for this process until `release` or its end, where the system has such locks; refused where another has it."
+        if fcntl is None: return
+        self.lock = os.open(self.folder, os.O_RDONLY)
+        try: fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise ValueError(f"{self.folder} is in use by another training, expected a folder of its own for each: choose another, or wait until that one has ended") from None
+        except OSError: self.release() # a file system without locks
+
+    def release(self) -> None:
+        "Let go of the folder."
+        if self.lock is not None: os.close(self.lock)
+        self.lock = None
 
     def begin(self,
         resume: bool, # go on from the newest checkpoint that is whole
@@ -401,6 +426,7 @@ class Record:
         if self.folder is not None and self.accelerator.is_main_process:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self.hold()
                 probe = self.folder / f"{os.getpid()}.probe"
                 write_whole(probe, "") # a folder that cannot be written is found out before training, not after
                 discard(probe)
@@ -408,6 +434,7 @@ class Record:
                 elif self.checkpoints.steps:
                     refusal = (f"{self.folder} holds a run that has come to step {self.checkpoints.steps[0]}, expected a new folder: go on with that run by "
                                "--resume (resume=True), or choose another folder")
+            except ValueError as error: refusal = str(error)
             except OSError as error: refusal = f"{self.folder} cannot be used ({error}), expected a folder that can be written: choose another"
         note = json.loads(from_main(json.dumps([refusal, reasons]).encode(), self.accelerator))
         if note[0]: raise ValueError(note[0])
@@ -635,6 +662,9 @@ class Trainer:
             if len(self.records) < len(self.order): self.between_steps()
         columns = dict(zip(self.names, zip(*torch.stack(self.records).tolist())))
         self.spent, self.order = time.perf_counter() - begin, []
+        if not torch.stack(torch._foreach_norm(list(self.model.parameters()))).isfinite().all():
+            raise ValueError(f"the weights are no numbers any more after step {self.step_count}: the training has diverged, expected it to settle; lower the learning rate (lr={self.config.lr:g}), "
+                             "or look for features far from all others")
         return {name: sum(x) if name == "utterances" else float(np.mean(x)) for name, x in columns.items()}
 
     def validate(self) -> float: # higher is better; NaN where there is no validation split
@@ -672,7 +702,16 @@ class Trainer:
         resume: bool = False, # go on from the newest checkpoint of the run's folder
     ) -> Recogniser: # evaluation mode, weights of the chosen epoch, `history` attached
         "Train, choosing among the last epochs by the validation score of the averaged weights; without a validation split, the last."
-        self.begin(resume)
+        try:
+            self.begin(resume)
+            return self.train(progress, description)
+        finally: self.record.release()
+
+    def train(self,
+        progress: bool, # show a bar where the output is a terminal
+        description: str, # its name
+    ) -> Recogniser: # evaluation mode, weights of the chosen epoch, `history` attached
+        "The epochs that are left, from wherever the training stands."
         quiet = None if progress and self.accelerator.is_main_process else True
         bar = tqdm(total=self.config.epochs, initial=len(self.rows), desc=description, disable=quiet, leave=False)
         with self.record.listening(), determinism(self.config.deterministic), bar:
@@ -811,6 +850,24 @@ class Trainer:
         if changed: self.record.say(f"not bit for bit the uninterrupted training, as {'; '.join(changed)}")
 
 # %% ../nbs/11_trainer.ipynb #a16d77d3
+ONE_AT_A_TIME = threading.RLock() # random states are the process's, so that trainings in threads wait for each other
+
+
+def made_for(dataset, model):
+    "The model that a function makes for a data set, after checking that it can read it."
+    if model is not None and (not callable(model) or isinstance(model, nn.Module)):
+        raise ValueError(f"got a model of type {type(model).__name__}, expected a function that makes one for a data set, such as lambda data: GSDNet(GSDConfig.of(data)), or one of gsdnet.architectures.MODELS")
+    net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
+    if not isinstance(net, Recogniser): raise ValueError(f"got a {type(net).__name__} from the function of the model, expected a Recogniser")
+    c = net.config
+    got, wanted = ({"task": task, "classes": list(names), **{f"channels of {m}": dims.get(m) for m in dataset.dims}}
+                   for task, names, dims in ((c.task, c.label_names, c.dims), (dataset.task, dataset.label_names, dataset.dims)))
+    if c.task == "regression": got.pop("classes")
+    wrong = [f"{name} {got[name]}, the data have {wanted[name]}" for name in got if got[name] != wanted[name]]
+    if wrong: raise ValueError(f"{type(net).__name__} is made for other data than {dataset.name!r}: {'; '.join(wrong)}; make it with GSDConfig.of(dataset), or load the data as it wants them")
+    return net
+
+# %% ../nbs/11_trainer.ipynb #6a21e4a2
 def fit(
     dataset: ConversationDataset, # with a training split, and best with a validation split
     *,
@@ -824,6 +881,11 @@ def fit(
     resume: bool = False, # go on from the newest checkpoint in it
 ) -> Recogniser: # in evaluation mode, with `history`
     "Train a model; the same call gives the same weights, and the global random state is left as it was."
+    if not isinstance(dataset, ConversationDataset): raise ValueError(f"got a data set of type {type(dataset).__name__}, expected a ConversationDataset: load_dataset(folder) reads one")
+    if not isinstance(config, TrainConfig): raise ValueError(f"got a config of type {type(config).__name__}, expected TrainConfig(...)")
+    try: seed = index(seed)
+    except TypeError: raise ValueError(f"got seed={seed!r}, expected a whole number") from None
+    if not 0 <= seed < 2 ** 53: raise ValueError(f"got seed={seed}, expected a whole number from 0 to 2^53")
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
     if kit is not None: kit.check(dataset, by_column=True)
     for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
@@ -833,14 +895,16 @@ def fit(
         raise ValueError(f"got missing_rate={missing_rate!r}, expected 'mixed' or a number such as 0.3")
     protocol = MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate))
     if missing_rate != "mixed": reachable_rate(float(missing_rate), torch.cat([c.present for c in dataset.train])) # refused if it cannot be, before anything is trained
-    with own_randomness(seed):
-        net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
+    with ONE_AT_A_TIME, own_randomness(seed):
+        net = made_for(dataset, model)
         net.fit_standardization(dataset.train)
         masks = validation_masks(dataset, kit, missing_rate, seed) if dataset.valid else []
         trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed, run=run)
         # each process drops out other channels
         if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)
         made = trainer.fit(progress, description=f"{type(net).__name__} seed {seed}", resume=resume)
-        made.measure(dataset.valid or dataset.train, masks or random_masks(dataset, missing_rate, seed, "train"))
+        try: made.measure(dataset.valid or dataset.train, masks or random_masks(dataset, missing_rate, seed, "train"))
+        except ValueError as error:
+            raise ValueError(f"what the trained model says is no number: the training has diverged, expected it to settle; lower the learning rate (lr={config.lr:g}) ({error})") from error
         if masks: calibrate(made, dataset.valid, masks, seed)
         return made
