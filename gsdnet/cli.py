@@ -13,7 +13,7 @@ from argparse import SUPPRESS
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import signature
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -273,30 +273,39 @@ def train(
     rate = rate if rate == "mixed" else rate[0]
     facts = dict(model=model, missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
                  mask_hash=kit.hash if kit else None)
+    how = loads(dumps(dict(training=config.settings(), architecture=architecture or {}), default=str))
     finished = Path(run) / "run.json"
     if resume and finished.exists():
-        kept = load_json(finished)
-        other = [f"{name} {kept.get(name)!r}, asked for {facts[name]!r}" for name in ("model", "missing_rate", "seed", "data_hash", "mask_hash") if kept.get(name) != facts[name]]
-        if other: raise ValueError(f"{run} holds a finished run of {'; '.join(other)}; expected a new folder, or what that run was asked for")
+        same_run(load_json(finished), facts, how, run)
         print(finished.read_text(encoding="utf-8") if json else f"{run} is finished, nothing is left to do")
         return 0
     try:
         made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
                    kit=kit, config=config, run=run, resume=resume)
-        if PartialState().is_main_process: print(keep(made, run, facts, None if data == "synthetic" else data, json))
+        if PartialState().is_main_process: print(keep(made, run, facts, None if data == "synthetic" else data, json, how))
         PartialState().wait_for_everyone()
     finally: PartialState().destroy_process_group()
     return 0
 
+# %% ../nbs/29_cli.ipynb #99b97c9e
+def same_run(kept, facts, how, run) -> None:
+    "Refuse to call a finished run the one that was asked for where it is another; settings count where they were asked for by name."
+    from gsdnet.trainer import TrainConfig
+    other = [f"{name} {kept.get(name)!r}, asked for {facts[name]!r}" for name in ("model", "missing_rate", "seed", "data_hash", "mask_hash") if kept.get(name) != facts[name]]
+    usual = dict(training=TrainConfig().settings(), architecture={})
+    other += [f"{name} {was!r}, asked for {now!r}" for part in usual if part in kept # older runs keep no settings
+              for name, now in how[part].items() if now != usual[part].get(name) and (was := kept[part].get(name)) != now]
+    if other: raise ValueError(f"{run} holds a finished run of {'; '.join(other)}; expected a new folder, or what that run was asked for")
+
 # %% ../nbs/29_cli.ipynb #7e537f99
-def keep(made, run, facts, data=None, json=False) -> str:
+def keep(made, run, facts, data=None, json=False, how=None) -> str:
     "Write a trained model with its card and its record, which comes last and says that the run is finished; what to print."
     from gsdnet.benchmark import commit, versions
     from gsdnet.checkpoint import write_whole
     from gsdnet.sharing import save_pretrained
     h, facts = made.history, facts | {"commit": commit()}
     save_pretrained(made, run, data=data, facts=facts | {"epoch": h["epoch"], "epochs": h["epochs"]})
-    record = dumps(dict(facts, versions=versions(), history=h), indent=1, default=float)
+    record = dumps(dict(facts, **(how or {}), versions=versions(), history=h), indent=1, default=float)
     write_whole(Path(run) / "run.json", record + "\n")
     return record if json else (f"{facts['model']}: epoch {h['epoch']} of {h['epochs']}, validation score {h['valid_score']:.4f}, kept in {run}")
 
@@ -380,6 +389,16 @@ def answers_to_table(model, source, split, *, text, visual, own, columns, encodi
     return lines
 
 # %% ../nbs/29_cli.ipynb #ecbccb5c
+def keeps(out, run, data) -> None:
+    "Refuse to put answers in the place of a file of the data or of the model; earlier answers may be replaced."
+    place = Path(out).resolve()
+    if place == Path(data).resolve(): raise ValueError(f"--out is {data} itself, expected another file: its transcripts and labels would be gone")
+    if not place.is_file() or place.parent not in [Path(x).resolve() for x in (run, data)]: return
+    with place.open("rb") as file: head = file.readline(10_000).decode("utf-8", "replace").strip().split(",")
+    if not {"conversation", "uncertainty"} <= set(head):
+        raise ValueError(f"--out is {out}, a file of {'the model' if place.parent == Path(run).resolve() else 'the data'} which would be gone, expected a new file or one with earlier answers: choose another name")
+
+# %% ../nbs/29_cli.ipynb #abe7a33f
 def predict(
     run: str, data: str, *, out: str | None = None, masks: str | None = None, rate: float = 0., seed: int = 0, split: Split | None = None,
     n_samples: int | None = None, text: str | None = None, visual: str | None = None, own: str | None = None, columns: str | None = None,
@@ -421,8 +440,7 @@ def predict(
     from gsdnet.checkpoint import write_whole
     from gsdnet.utterances import is_table
     if out is None and not json: raise ValueError("there is no place for the answers, expected --out FILE.csv, --json or both")
-    if out is not None and os.path.realpath(out) == os.path.realpath(data):
-        raise ValueError(f"--out is {data} itself, expected another file: its transcripts and labels would be gone")
+    if out is not None: keeps(out, run, data)
     if masks is None and rate:
         raise ValueError(f"rate is {rate:g} without a mask kit, expected --masks FILE with it: nothing is hidden by chance here")
     how, model = dict(seed=seed) | ({} if n_samples is None else {"n_samples": n_samples}), read_run(run)

@@ -3,11 +3,14 @@ import json
 import os
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
+import gsdnet
 from gsdnet import cli, formats
 from gsdnet.answers import Online
 from gsdnet.architectures import MODELS
@@ -18,7 +21,7 @@ from gsdnet.data import ConversationDataset, SyntheticConversations, load_datase
 from gsdnet.estimator import ConversationClassifier, to_dataset
 from gsdnet.missing import FixedMissing, MaskKit, RandomMissing
 from gsdnet.model import GSDConfig, GSDNet
-from gsdnet.trainer import TrainConfig, fit
+from gsdnet.trainer import Record, TrainConfig, fit
 
 TINY = dict(latent=8, hidden=8, width=8, denoiser_width=8, denoiser_blocks=1, n_samples=2)
 ONCE = TrainConfig(epochs=1)
@@ -206,3 +209,69 @@ def test_modalities_and_masks_that_differ(data, tmp_path, capsys):
     MaskKit.draw(data.with_modalities(["text", "audio"]), (.3,), (0,)).save(tmp_path / "kit.npz")
     assert cli.main(["train", str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--masks", str(tmp_path / "kit.npz"), "--modalities", "text,audio,visual"]) == 2
     assert "leave one of the two out" in capsys.readouterr().err
+
+
+def other(**kind): return SyntheticConversations(n_dialogues=10, length=(2, 6), **{"dims": (3, 2, 2), **kind}).dataset()
+
+
+def test_a_column_is_not_spread_over_a_wider_modality():
+    for asked in (lambda m, d: m.predict(d.test), gsdnet.evaluate):
+        with pytest.raises(ValueError, match="'text' has 1 channels, the model was trained on 3"): asked(small(other()), other(dims=(1, 2, 2)))
+
+
+def test_a_model_of_other_data_is_refused_before_training():
+    brief = gsdnet.TrainConfig(epochs=1)
+    for model, said in [(small(other()), "expected a function"), ("gsdnet", "expected a function"), (lambda d: small(other(dims=(4, 2, 2))), "channels of text 4, the data have 3"),
+                        (lambda d: small(other(with_score=True)), "task regression"), (lambda d: small(other().with_modalities(["text"])), "channels of audio None")]:
+        with pytest.raises(ValueError, match=said): gsdnet.fit(other(), model=model, config=brief, progress=False)
+    with pytest.raises(ValueError, match="got a config of type dict"): gsdnet.fit(other(), model=small, config={"epochs": 1}, progress=False)
+    with pytest.raises(ValueError, match="load_dataset"): gsdnet.fit("folder", model=small, config=brief, progress=False)
+
+
+def test_a_diverged_training_is_no_success(tmp_path):
+    with pytest.raises(ValueError, match="has diverged"): gsdnet.fit(other(), model=small, config=gsdnet.TrainConfig(epochs=2, lr=1e8), progress=False, run=tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_numbers_of_numpy_and_threads_change_nothing(tmp_path):
+    how = gsdnet.TrainConfig(epochs=np.int64(1), lr=np.float64(1.5e-3), trackers=())
+    once = lambda seed: gsdnet.fit(other(), model=small, seed=seed, config=how, progress=False).fusion.head.weight.detach().numpy().tobytes()
+    with ThreadPoolExecutor(2) as pool: assert len({once(0), once(np.int64(0)), *pool.map(once, [0] * 3)}) == 1
+    for wrong in (1.5, -1, 2**62):
+        with pytest.raises(ValueError, match="expected a whole number"): gsdnet.fit(other(), model=small, seed=wrong, config=how, progress=False)
+
+
+def test_a_folder_has_one_training_at_a_time(tmp_path):
+    pytest.importorskip("fcntl")
+    record = Record(tmp_path, Accelerator(cpu=True))
+    record.begin(False)
+    with pytest.raises(ValueError, match="in use by another training"): gsdnet.fit(other(), model=small, config=gsdnet.TrainConfig(epochs=1), progress=False, run=tmp_path)
+    record.release()
+    gsdnet.fit(other(), model=small, config=gsdnet.TrainConfig(epochs=1), progress=False, run=tmp_path)
+
+
+def test_what_is_handed_out_is_a_copy():
+    data = other()
+    kit, hashed = MaskKit.draw(data, rates=[.3], seeds=[0]), data.hash
+    data.arrays()["label"][:] = -1
+    kit.observed(.3, 0)[:] = True
+    assert (data.y >= 0).any() and kit.hash == MaskKit.draw(data, rates=[.3], seeds=[0]).hash and hashed == ConversationDataset(data.arrays(), label_names=data.label_names).hash
+    whole = data.arrays() | {"audio": np.ones((data.n_utterances, 2), np.int64)}
+    with pytest.raises(ValueError, match="`audio` is int64"): ConversationDataset(whole, label_names=data.label_names)
+
+
+def test_answers_replace_no_file_of_the_data_or_the_model(tmp_path, capsys):
+    small(other()).save_pretrained(tmp_path / "run")
+    save_dataset(other(), tmp_path / "data")
+    for out in (tmp_path / "data" / "meta.json", tmp_path / "run" / "config.json"):
+        before = out.read_bytes()
+        assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(out)]) == 2 and out.read_bytes() == before
+        assert "would be gone" in capsys.readouterr().err
+    for _ in range(2): assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "run" / "answers.csv")]) == 0
+
+
+def test_a_finished_run_of_other_settings_is_not_resumed(tmp_path, capsys):
+    asked = ["train", "synthetic", "--run", str(tmp_path / "run"), "--model", "bigru", "--training.epochs", "1", "--architecture.width", "8"]
+    assert cli.main(asked) == 0 == cli.main([*asked, "--resume"]) == cli.main([*asked[:6], "--resume"])
+    assert cli.main([*asked[:-1], "9", "--resume"]) == 2 and "width 8, asked for 9" in capsys.readouterr().err
+    assert cli.main([*asked[:6], "--training.epochs", "2", "--resume"]) == 2 and "epochs 1, asked for 2" in capsys.readouterr().err
