@@ -389,14 +389,13 @@ def answers_to_table(model, source, split, *, text, visual, own, columns, encodi
     return lines
 
 # %% ../nbs/29_cli.ipynb #ecbccb5c
-def keeps(out, run, data) -> None:
-    "Refuse to put answers in the place of a file of the data or of the model; earlier answers may be replaced."
-    place = Path(out).resolve()
-    if place == Path(data).resolve(): raise ValueError(f"--out is {data} itself, expected another file: its transcripts and labels would be gone")
-    if not place.is_file() or place.parent not in [Path(x).resolve() for x in (run, data)]: return
-    with place.open("rb") as file: head = file.readline(10_000).decode("utf-8", "replace").strip().split(",")
+def refuse_to_replace(out, data) -> None:
+    "Answers may take the place of earlier answers, and of no other file."
+    if Path(out).resolve() == Path(data).resolve(): raise ValueError(f"--out is {data} itself, expected another file: its transcripts and labels would be gone")
+    if not Path(out).is_file(): return
+    with Path(out).open("rb") as file: head = file.readline(10_000).decode("utf-8", "replace").strip().split(",")
     if not {"conversation", "uncertainty"} <= set(head):
-        raise ValueError(f"--out is {out}, a file of {'the model' if place.parent == Path(run).resolve() else 'the data'} which would be gone, expected a new file or one with earlier answers: choose another name")
+        raise ValueError(f"--out is {out}, which holds no answers and would be gone, expected a new file or one with earlier answers: choose another name")
 
 # %% ../nbs/29_cli.ipynb #abe7a33f
 def predict(
@@ -440,7 +439,7 @@ def predict(
     from gsdnet.checkpoint import write_whole
     from gsdnet.utterances import is_table
     if out is None and not json: raise ValueError("there is no place for the answers, expected --out FILE.csv, --json or both")
-    if out is not None: keeps(out, run, data)
+    if out is not None: refuse_to_replace(out, data)
     if masks is None and rate:
         raise ValueError(f"rate is {rate:g} without a mask kit, expected --masks FILE with it: nothing is hidden by chance here")
     how, model = dict(seed=seed) | ({} if n_samples is None else {"n_samples": n_samples}), read_run(run)

@@ -161,6 +161,7 @@ def covariance_root(
 ) -> Tensor: # `[d, d]` R, of which R Rᵀ is the covariance, shrunk where errors are few; zero where there are less than two
     "A root of the covariance over channels."
     if len(errors) < 2: return torch.zeros(errors.shape[1], errors.shape[1])
+    if not errors.isfinite().all(): raise ValueError("what is recovered is no number, expected finite values: the training has diverged; lower the learning rate, or look for features far from all others")
     values, vectors = torch.linalg.eigh(torch.from_numpy(LedoitWolf(assume_centered=True).fit(errors.double().numpy()).covariance_))
     return (vectors * values.clamp(min=0).sqrt()).float()
 

@@ -18,6 +18,7 @@ from gsdnet.benchmark import Benchmark, plan, run
 from gsdnet.checkpoint import write_whole
 from gsdnet.conversation import Conversation
 from gsdnet.data import ConversationDataset, SyntheticConversations, load_dataset, save_dataset, standardization
+from gsdnet.diffusion import covariance_root
 from gsdnet.estimator import ConversationClassifier, to_dataset
 from gsdnet.missing import FixedMissing, MaskKit, RandomMissing
 from gsdnet.model import GSDConfig, GSDNet
@@ -268,6 +269,44 @@ def test_answers_replace_no_file_of_the_data_or_the_model(tmp_path, capsys):
         assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(out)]) == 2 and out.read_bytes() == before
         assert "would be gone" in capsys.readouterr().err
     for _ in range(2): assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "run" / "answers.csv")]) == 0
+
+
+def test_features_that_no_float_can_hold_give_no_answer():
+    data = other()
+    arrays, row = data.arrays(), int(data.test[0].rows[0])
+    arrays["text"][row] = 3e38 # finite, and in units of the training data it is not
+    model, far = small(data), ConversationDataset(arrays, label_names=data.label_names)
+    model.fit_standardization(data.train)
+    with pytest.raises(ValueError, match="answers are no numbers"): model.predict(far.test)
+    tiny = Conversation.build({"text": torch.tensor([[0.], [1e-40]] * 3)}, speaker=torch.zeros(6, dtype=torch.int64))
+    assert standardization([tiny])["text"][1] == 1
+
+
+def test_what_could_not_be_read_back_or_told_apart_is_refused(data, tmp_path):
+    for name in ("a:b", "a/b", "x" * 200):
+        with pytest.raises(ValueError, match="rename"): ConversationDataset(data.arrays() | {name: data.arrays()["text"]}, [name], label_names=data.label_names)
+    with pytest.raises(ValueError, match="seed -1 of a mask"): MaskKit.draw(data, [.3], [-1])
+    for seeds in (.5, (-1,), (0, .5)):
+        with pytest.raises(ValueError, match="from 0 on"): Benchmark((data,), {"m": small}, tmp_path, seeds=seeds)
+    assert Benchmark((data,), {"m": small}, tmp_path, seeds=tuple(np.arange(2))).seed_list == (0, 1)
+    with pytest.raises(ValueError, match="pandas.factorize"): Conversation.build({"text": torch.ones(2, 3)}, speaker=["A", "B"])
+    kit = MaskKit.draw(data, [.3], [0])
+    for mask in (kit, kit.observed(.3, 0).float()):
+        with pytest.raises(ValueError, match="expected bool"): small(data).predict(data.test, mask)
+
+
+def test_determinism_leaves_warnings_as_they_were(data):
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        for wanted in (False, True):
+            fit(data, model=small, config=TrainConfig(epochs=1, deterministic=wanted), progress=False)
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally: torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def test_errors_that_are_no_numbers_are_a_diverged_training():
+    with pytest.raises(ValueError, match="has diverged"): covariance_root(torch.full((4, 2), torch.nan))
 
 
 def test_a_finished_run_of_other_settings_is_not_resumed(tmp_path, capsys):
