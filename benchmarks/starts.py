@@ -1,0 +1,119 @@
+"""Independent starts, and what of the recovery an answer needs: GSDNet and its twin on IEMOCAP, every training with first weights of its own.
+
+The trainings of `results.py` begin with the same weights in every fold, as one seed belongs to all folds, so that five seeds are five starts. Here each fold has seeds that no other fold has: fifty pairs are fifty starts.
+Both models are judged with all text gone and with entries hidden at random. GSDNet is also judged, with the same weights, when it answers from less than its recovery, or from something else in its place. Rows go to
+`starts.csv` as a training ends; those that are there are not made again.
+
+Expected before the first run, in points of weighted F1. All text gone: GSDNet less twin +1.5 (as over ten shared seeds), above zero over trainings and over sessions; at random rates of .3 to .5 +.3. All text gone, less GSDNet as it is:
+the samples' mean -.2, one sample -1, nothing in their place -1.5 (that the twin is no worse than that says that the gain comes from what is recovered, and not from what training with it did to the weights),
+samples of other utterances of the dialogue -3, the observed graph's spectrum in the place of the recovered one 0 (within .2).
+"""
+import csv
+from pathlib import Path
+
+from compare import keep, options
+
+chosen = options(__doc__, starts=(int, 10, "trainings of each model in each fold"), jobs=(int, 1, "trainings at a time"))
+
+import joblib
+import torch
+
+from gsdnet.architectures import MODELS
+from gsdnet.benchmark import commit
+from gsdnet.data import folds, load_dataset
+from gsdnet.metrics import evaluate
+from gsdnet.missing import FixedMissing, MaskKit, RandomMissing, draw_mask
+from gsdnet.trainer import TrainConfig, fit
+
+KEY = ("model", "answers_from", "fold", "seed", "hidden")
+RATES = (0., .1, .2, .3, .4, .5)
+
+
+def one_sample(model, batch, recovery):
+    "The first of the samples in the place of each."
+    recovery.values, recovery.spectra = (x[:1].expand_as(x) for x in (recovery.values, recovery.spectra))
+    return recovery
+
+
+def one_mean(model, batch, recovery):
+    "The samples' mean in the place of each sample."
+    recovery.values = recovery.mean.expand_as(recovery.values)
+    return recovery
+
+
+def nothing(model, batch, recovery):
+    "Blanks in the place of what was recovered, as training shows them to some dialogues; the spectrum stays."
+    recovery.values = recovery.values * recovery.known
+    return recovery
+
+
+def others(model, batch, recovery):
+    "What was recovered of another utterance of the same dialogue with the same hole: the right law, the wrong place."
+    values, hidden = recovery.values.clone(), ~recovery.known
+    for b in range(values.shape[1]):
+        for columns in hidden[b].unique(dim=1).T: # the columns of a modality have the same holes
+            rows, which = torch.nonzero(columns & batch.valid[b])[:, 0], (hidden[b] == columns[:, None]).all(0)
+            values[:, b, rows[:, None], which.nonzero()[:, 0]] = recovery.values[:, b, rows.roll(len(rows) // 2)[:, None], which.nonzero()[:, 0]]
+    recovery.values = values
+    return recovery
+
+
+def observed_spectrum(model, batch, recovery):
+    "The spectrum of what is observed in the place of the recovered one."
+    offsets = model.diffusion.offsets(model.encode(batch).flatten(-2), batch.graph, batch.observed)
+    recovery.spectra = (batch.graph.spectrum.values[..., None] + model.config.spread * offsets).expand_as(recovery.spectra)
+    return recovery
+
+
+WAYS = {"one sample": one_sample, "the samples' mean": one_mean, "nothing": nothing, "others' samples": others, "the observed spectrum": observed_spectrum}
+
+
+class Answering:
+    "Inside, a model's recovery is changed before the fusion network reads it."
+    def __init__(self, model, way):
+        self.model, self.way, self.whole = model, way, model.recover
+
+    def __enter__(self):
+        def recover(batch, n_steps=None, n_samples=None, generator=None, z=None):
+            return self.way(self.model, batch, self.whole(batch, n_steps, n_samples, generator, z))
+        self.model.recover = recover
+
+    def __exit__(self, *error): del self.model.recover
+
+
+def masks(data, seed):
+    "What is observed, by what is hidden: all of the text, or entries at random."
+    kit = MaskKit.draw(data, RATES, (seed,), RandomMissing)
+    without = draw_mask(data.available, FixedMissing(("text",), data.modalities), data.dialogue, seed=seed)
+    return kit, {"text": without} | {f"random {rate:g}": kit.observed(rate, seed) for rate in RATES}
+
+
+def trained(name, fold, data, seed, config):
+    "Rows of one training, judged in every way under every mask."
+    torch.set_num_threads(chosen.threads)
+    kit, seen = masks(data, seed)
+    model = fit(data, model=MODELS[name], seed=seed, kit=kit, config=config, progress=False)
+    row = lambda how, hidden: dict(model=name, answers_from=how, fold=fold, seed=seed, hidden=hidden, mask_hash=kit.hash, data_hash=data.hash,
+                                   weighted_f1=round(100 * evaluate(model, data, observed=seen[hidden], seed=seed)["weighted_f1"], 3),
+                                   epoch=model.history["epoch"], commit=chosen.commit or commit())
+    rows = [row("as it is", hidden) for hidden in seen]
+    if name != "gsdnet": return rows
+    for how, way in WAYS.items():
+        with Answering(model, way): rows += [row(how, hidden) for hidden in ("text", "random 0.3", "random 0.5")]
+    return rows
+
+
+def main():
+    path = Path(chosen.out) / "starts.csv"
+    done = {(row["model"], row["fold"], int(row["seed"])) for row in csv.DictReader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
+    config = TrainConfig(epochs=2) if chosen.quick else TrainConfig()
+    parts = list(folds(load_dataset(chosen.data), 5))
+    todo = [(name, str(fold), data, 1000 * (1 + i) + start, config) for start in range(1 if chosen.quick else chosen.starts) for i, (fold, data) in enumerate(parts)
+            for name in ("gsdnet", "zero_fill")]
+    todo = [t for t in todo if (t[0], t[1], t[3]) not in done]
+    for rows in joblib.Parallel(n_jobs=chosen.jobs, return_as="generator_unordered")(joblib.delayed(trained)(*t) for t in todo):
+        keep(chosen, rows, path.name, KEY)
+        print(*(f"{rows[0][k]}" for k in ("model", "fold", "seed")), *(f"{r['answers_from']} {r['weighted_f1']:.1f};" for r in rows if r["hidden"] == "text"), flush=True)
+
+
+if __name__ == "__main__": main()
