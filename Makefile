@@ -20,14 +20,14 @@ export MPLBACKEND ?= agg
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# what running needs, and no more; modules are compiled when first imported, which most never are
+# what running needs, and no more; modules are compiled when first imported, which most never are: to compile all 20,000 takes a minute and more
 .venv/.run: settings.ini setup.py constraints.txt | .venv/bin/python
 	$(PIP) --no-compile -e .
 	@touch $@
 
 # what developing needs besides
 .venv/.dev: settings.ini setup.py constraints.txt | .venv/bin/python
-	$(PIP) -e '.[dev]'
+	$(PIP) --no-compile -e '.[dev]'
 	@touch $@ .venv/.run
 
 run: .venv/.run

@@ -106,6 +106,32 @@ def test_a_yaml_file_sets_any_option(talks, tmp_path):
     assert cli.read_run(tmp_path / "run").config.latent == 8
 
 
+@pytest.mark.parametrize("written, means", [
+    ("models: [gsdnet, zero_fill]", {"models": "gsdnet,zero_fill"}), ("rates: [0, 0.3, 1e-1]", {"rates": "0,0.3,0.1"}), ("rates: 0.5", {"rates": "0.5"}),
+    ("rates: 0,0.5", {"rates": "0,0.5"}), ("seeds: 4", {"seeds": 4}), ("seeds: [5, 6]", {"seeds": "5,6"}), ("seeds: '5,6'", {"seeds": "5,6"}),
+    ("protocols: ['burst:4', random]", {"protocols": "burst:4,random"}), ("modalities: null", {"modalities": None}), ("data: [talks, synthetic]\nmodalities:\n- a\n- b", {"modalities": "a,b"}),
+])
+def test_lists_in_yaml_mean_what_they_mean_on_a_command_line(written, means, tmp_path):
+    (tmp_path / "run.yaml").write_text(written + "\n")
+    options = cli.parser("benchmark").parse_args(["benchmark", *([] if "data:" in written else ["talks"]), "--out", "runs", "--config", str(tmp_path / "run.yaml")]).benchmark
+    assert {name: options[name] for name in means} == means
+
+
+def test_a_mapping_in_yaml_means_pairs_and_a_rate_needs_no_quotes(tmp_path):
+    (tmp_path / "run.yaml").write_text("columns: {transcript: said, speaker: who}\n")
+    options = cli.parser("predict").parse_args(["predict", "run", "talks.csv", "--config", str(tmp_path / "run.yaml")]).predict
+    assert cli.pairs(options.columns) == {"transcript": "said", "speaker": "who"}
+    (tmp_path / "run.yaml").write_text("missing_rate: 0.3\n")
+    assert cli.parser("train").parse_args(["train", "talks", "--run", "run", "--config", str(tmp_path / "run.yaml")]).train.missing_rate == "0.3"
+
+
+@pytest.mark.parametrize("written", ["rates: [[0], 0.3]", "models: [true]", "models: ['gsdnet,zero_fill', bigru]", "modalities: [null]"])
+def test_what_is_no_list_of_names_is_refused(written, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(written + "\n")
+    with pytest.raises(SystemExit) as stop: cli.main(["benchmark", "talks", "--out", "runs", "--config", str(tmp_path / "run.yaml")])
+    assert stop.value.code == 2 and "without a comma" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words, said", [
     ("benchmark nowhere --out OUT", "data.npz is missing"),
     ("benchmark TALKS --models gsdnet,grandmother --out OUT", "grandmother"),
@@ -113,6 +139,7 @@ def test_a_yaml_file_sets_any_option(talks, tmp_path):
     ("benchmark TALKS --rates 0,,1 --out OUT", "numbers"),
     ("benchmark TALKS --modalities text,smell --out OUT", "smell"),
     ("benchmark TALKS --seeds 0 --out OUT", "seeds"),
+    ("benchmark TALKS --seeds many --out OUT", "which, such as 5,6,7"),
     ("benchmark TALKS --folds 99 --out OUT", "folds"),
     ("benchmark TALKS --masks nowhere.npz --out OUT", "nowhere.npz"),
     ("benchmark TALKS TALKS --out OUT", "distinct names"),
@@ -130,7 +157,7 @@ def test_refusals_are_one_line(words, said, talks, tmp_path, capsys):
     assert code == 2 and said in error and "Traceback" not in error
 
 
-@pytest.mark.parametrize("words", ["", "dance", "benchmark", "benchmark TALKS --out OUT --sedes 3", "benchmark TALKS --out OUT --seeds many",
+@pytest.mark.parametrize("words", ["", "dance", "benchmark", "benchmark TALKS --out OUT --sedes 3",
                                    "train TALKS", "evaluate RUN", "train TALKS --run OUT --resume true"])
 def test_wrong_options_are_refused(words, capsys):
     with pytest.raises(SystemExit) as stop: cli.main(words.split())
