@@ -311,7 +311,7 @@ class IMDerLike(Recogniser):
             c = self.sde.scale(t)
             return x0_from_v(self.sde, x, c * network((x / c).flatten(0, 1), t[None], conditions).view_as(x), t)
         start = self.sde.sample_prior(given.new_zeros(n_samples, len(given), self.config.latent), generator)
-        sampler = euler_maruyama if n_steps >= 50 else ddim
+        sampler = euler_maruyama if n_steps >= 8 else ddim
         return sampler(denoise, start, timesteps(n_steps), sde=self.sde, generator=generator)
 
     @torch.no_grad()

@@ -442,9 +442,11 @@ class AdjacencyDiffusion(SpectralDiffusion):
         return super().loss(x0, observed, target, PairBatch.of(graph), generator)
 
     def measure(self,
-        batches: Iterable, # not read
+        batches: Iterable, # of `(x0, observed, target, graph)`, as `loss` takes them
     ) -> None:
-        "Nothing: the law of errors is one along a spectrum, which noise on the adjacency does not keep."
+        "Find the law of the first estimate's error: its covariance over channels, and its size on entries; along the graph it is flat, as noise on entries keeps no spectrum."
+        super().measure((x0, observed, target, PairBatch.of(graph)) for x0, observed, target, graph in batches)
+        self.error_response.zero_()
 
     def recover(self,
         x: Tensor, # `[B, N, D]` features; hidden entries are not read

@@ -374,11 +374,13 @@ class SpectralDiffusion(nn.Module):
         if not (alpha and bool(self.error_levels.any())): return sigma * noise
         spectrum, size = graph.spectrum, self.error_channels.square().sum(0).sqrt() # C = V diag(size²) Vᵀ, block by block
         axes = torch.where(size > 0, self.error_channels / size.clamp(min=1e-30), torch.eye(len(size), device=size.device))
+        variance = (alpha * size).square()
+        flat = (variance + sigma**2).sqrt()
+        if not self.error_response.any(): return (noise * flat) @ axes.mT # the same power everywhere
         power = (chebyshev(spectrum.values, self.error_response.shape[1] - 1) @ self.error_response.mT).clamp(min=0.01) # [B, K, M]
         valid = spectrum.valid[..., None]
         power = self.columns(power * valid.sum(1, keepdim=True) / (power * valid).sum(1, keepdim=True))
-        variance = (alpha * size).square()
-        flat, along = (variance + sigma**2).sqrt(), (variance * power + sigma**2).sqrt()
+        along = (variance * power + sigma**2).sqrt()
         coefficients = propagate(spectrum.vectors.mT, noise).mul_((along - flat)[:, :, None])
         return torch.addcmul(propagate(spectrum.vectors, coefficients), noise, flat) @ axes.mT
 

@@ -163,7 +163,7 @@ def random_masks(
     split: str = "valid", # of the utterances to hide something of
 ) -> list[np.ndarray]: # bool `[N, M]` by row of the data set
     "Fixed random masks of one split; the others are not touched."
-    rows = dataset.split == SPLITS[split]
+    rows = dataset.order[dataset.split[dataset.order] == SPLITS[split]] # as spoken: rows in another order have the same masks
     available, dialogue = dataset.available[rows], dataset.dialogue[rows]
     largest = 1 - int(available.any(1).sum()) / int(available.sum())
     rates = [largest * i / 3 for i in range(4)] if missing_rate == "mixed" else [missing_rate]
@@ -179,11 +179,11 @@ def validation_masks(
     missing_rate: str | float, # "mixed", or the one rate
     seed: int, # of the run
 ) -> list[np.ndarray]: # bool `[N, M]` by row of the data set
-    "The masks under which epochs are compared: the kit's, or fixed random ones."
+    "The masks under which epochs are compared: the kit's of this seed, or of one of its seeds where it lacks this one; without a kit fixed random ones."
     if kit is None: return random_masks(dataset, missing_rate, seed)
     rates = kit.rates if missing_rate == "mixed" else [min(kit.rates, key=lambda r: abs(r - missing_rate))]
-    seeds = kit.seeds
-    return [np.asarray(kit.observed(rate, seeds[seed % len(seeds)])) for rate in rates]
+    own = seed if seed in kit.seeds else kit.seeds[seed % len(kit.seeds)]
+    return [np.asarray(kit.observed(rate, own)) for rate in rates]
 
 # %% ../nbs/11_trainer.ipynb #3be7e2bd
 def validation_score(

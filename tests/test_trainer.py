@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gsdnet.architectures import MODELS
-from gsdnet.data import SyntheticConversations
-from gsdnet.missing import MixedMissing
-from gsdnet.trainer import TrainConfig, Trainer, fit
+from gsdnet.data import ConversationDataset, SyntheticConversations
+from gsdnet.missing import MaskKit, MixedMissing
+from gsdnet.trainer import TrainConfig, Trainer, fit, validation_masks
 
 SMALL = dict(width=16, denoiser_width=16, hidden=16, latent=8, n_samples=2)
 BRIEF = TrainConfig(epochs=3, batch_size=4, choose_from=0.7)
@@ -131,7 +131,7 @@ def test_trackers_are_opt_in(data, tmp_path):
 BAR = """
 import sys
 from gsdnet.architectures import MODELS
-from gsdnet.data import SyntheticConversations
+from gsdnet.data import ConversationDataset, SyntheticConversations
 from gsdnet.trainer import TrainConfig, fit
 for terminal in (False, True):
     sys.stderr.isatty = lambda: terminal
@@ -167,3 +167,26 @@ def test_a_new_option_renames_no_earlier_run():
     old = ["epochs", "lr", "weight_decay", "warmup", "batch_size", "clip", "average", "choose_from"]
     assert list(TrainConfig().settings()) == old
     assert TrainConfig(patience=3).settings() == {**{k: v for k, v in asdict(TrainConfig()).items() if k in old}, "patience": 3}
+
+
+def test_rows_in_another_order_train_the_same_model(data):
+    "Dialogues and positions say what belongs together, the order of rows says nothing."
+    stored = data.arrays()
+    mixed = np.random.default_rng(0).permutation(len(stored["label"]))
+    other = ConversationDataset({name: x[mixed] for name, x in stored.items()}, label_names=data.label_names, name=data.name, title=data.title)
+    assert torch.equal(weights(train(data)), weights(train(other)))
+
+
+def test_other_seeds_of_a_kit_change_no_training(data):
+    "A run's epoch is chosen under the masks of its own seed, whichever seeds the kit has besides; one seed more or less in a benchmark is the same run."
+    kits = {seeds: MaskKit.draw(data, [0., .5], seeds) for seeds in ((2,), (1, 2), (2, 3, 4))}
+    masks = [validation_masks(data, kit, "mixed", 2) for kit in kits.values()]
+    assert all(np.array_equal(a, b) for other in masks[1:] for a, b in zip(masks[0], other)) and not np.array_equal(masks[0][1], validation_masks(data, kits[1, 2], "mixed", 1)[1])
+    a, b = (train(data, seed=2, kit=kit) for kit in (kits[2,], kits[1, 2]))
+    assert torch.equal(weights(a), weights(b)) and a.history["valid_score"] == b.history["valid_score"]
+
+
+def test_noise_on_the_adjacency_is_spread_as_its_error_is(data):
+    "The yardstick gets the measured law of its error too: without it two steps leave samples that are far too alike."
+    model = train(data, model="adjacency_noise").diffusion
+    assert model.error_levels.all() and model.error_channels.any() and not model.error_response.any()
