@@ -82,6 +82,13 @@ def test_test_rows_have_no_say(tuned, tmp_path, spoil):
     assert outcome(tmp_path / "out") == outcome(tuned[1])
 
 
+def test_data_with_holes_need_no_rate_that_they_cannot_reach(tmp_path):
+    "An utterance has 1.6 modalities on average: three eighths of the entries can be hidden, one half cannot."
+    def holes(arrays, test, data): arrays.update(audio_present=np.arange(len(test)) % 2, visual_present=np.arange(len(test)) % 10 == 9)
+    _, kit = tune.dataset(save(tmp_path / "talks", holes))
+    assert kit.rates == (0., .3)
+
+
 def test_development_is_whole_groups_or_the_training_split(tmp_path):
     data, _ = tune.dataset(str(save(tmp_path / "talks")))
     parts = tune.development_folds(data, None)
