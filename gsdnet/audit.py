@@ -43,6 +43,7 @@ def _usable(arrays, modalities, label_names, name):
     for k in FIELDS:
         fits = k in arrays and arrays[k].shape == (n,) and arrays[k].dtype.kind in ("f" if k == "score" else "iu")
         if fits: data.columns[k] = arrays[k].astype(np.float64 if k == "score" else np.int64)
+    if "label" not in arrays: data.columns["label"] = np.full(n, -1)
     found = [k for k, a in arrays.items() if k not in FIELDS and a.ndim == 2 and a.dtype.kind == "f"]
     for m in [m for m in (modalities or found) if m in found and len(arrays[m]) == n and arrays[m].shape[1]]:
         data.x[m] = arrays[m].astype(np.float32)
@@ -275,22 +276,28 @@ def _near(d: _Data) -> Iterator:
                       "see whether they are copies", int(found.sum()), tuple(int(i) for i in other[found][:5]))
 
 # %% ../nbs/17_audit.ipynb #a2e1d505
+def _scored(d):
+    "Which utterances have a score."
+    return np.zeros(d.n, bool) if d.score is None else np.isfinite(d.score)
+
 def _classes(d: _Data) -> Iterator:
-    "Classes out of range, absent or rare in a split."
+    "Labels out of range; splits with neither labels nor scores; classes absent or rare in a split."
     if d.label is None: return
-    C = len(d.label_names) or int(max(d.label.max(initial=0) + 1, 1))
-    out = (d.label < -1) | (d.label >= C)
+    label, scored = d.label, _scored(d)
+    C = len(d.label_names) or int(max(label.max(initial=0) + 1, 1))
+    out = (label < -1) | (label >= C)
     if out.any():
         yield Finding("error", "labels", f"{out.sum()} labels are outside of -1..{C - 1}", int(out.sum()), _rows(out))
-    bare = d.label == -1
-    if bare.any() and d.score is None:
+    bare = (label == -1) & ~scored
+    if bare.any():
         yield Finding("note", "labels", f"{bare.sum()} utterances are unlabelled", int(bare.sum()), _rows(bare))
     if d.split is None: return
-    counts = {s: np.bincount(d.label[(d.split == i) & ~out & ~bare], minlength=C) for s, i in SPLITS.items()}
+    good = (label >= 0) & ~out
+    counts = {s: np.bincount(label[(d.split == i) & good], minlength=C) for s, i in SPLITS.items()}
     name = lambda c: d.label_names[c] if c < len(d.label_names) else str(c)
     for s, n in counts.items():
-        absent = [name(c) for c in range(C) if n[c] == 0]
-        if not n.sum():
+        absent = [name(c) for c in range(C) if n[c] == 0] if good.any() else [] # scores alone have no classes
+        if not ((d.split == SPLITS[s]) & (good | scored)).any():
             yield Finding("error" if s == "train" else "warning" if s == "test" else "note", "splits",
                           f"{s} has no labelled utterances")
         elif absent:
@@ -376,12 +383,14 @@ class Audit:
 def _summary(d):
     "Counts by split, class, modality and speaker."
     talks = lambda rows: len(np.unique(d.dialogue_id[rows])) if d.dialogue_id is not None else 0
-    name = lambda c: "unlabelled" if c == -1 else d.label_names[c] if 0 <= c < len(d.label_names) else str(c)
+    named = {-1: "unlabelled"} | dict(enumerate(d.label_names))
+    only = (d.label == -1) & _scored(d) if d.label is not None else None # a score and no class
     out = dict(utterances=d.n, dialogues=talks(slice(None)), splits={}, modalities={})
     for s, i in SPLITS.items() if d.split is not None else ():
         rows = d.split == i
-        out["splits"][s] = dict(utterances=int(rows.sum()), dialogues=talks(rows), classes={name(int(c)): int(n) for c,
-            n in sorted(Counter(d.label[rows].tolist()).items())} if d.label is not None else {})
+        classes = {named.get(c, str(c)): n for c, n in sorted(Counter(d.label[rows & ~only].tolist()).items())} if only is not None else {}
+        if only is not None and (rows & only).any(): classes["scored"] = int((rows & only).sum())
+        out["splits"][s] = dict(utterances=int(rows.sum()), dialogues=talks(rows), classes=classes)
     for m, x in d.x.items():
         by = {k: {str(v): round(r, 4) for v, r in _rates(d.columns.get(k), d.present[m], 1).items()}
               for k in ("speaker", "split", "label")}

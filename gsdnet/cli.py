@@ -60,6 +60,28 @@ def which_seeds(seeds) -> int | tuple:
     if not all(x.isdecimal() for x in found): raise ValueError(f"seeds is {seeds!r}, expected how many, such as 3, or which, such as 5,6,7")
     return tuple(int(x) for x in found)
 
+# %% ../nbs/29_cli.ipynb #00936bbf
+def mask_seeds(seeds, kit=None) -> tuple:
+    "The seeds meant: which, or the first so many, of the kit where there is one."
+    asked, there = which_seeds(seeds), None if kit is None else tuple(kit.seeds)
+    if isinstance(asked, int) and asked < 1: raise ValueError(f"got seeds={asked}, expected at least 1")
+    found = asked if isinstance(asked, tuple) else tuple(range(asked)) if there is None else there[:asked]
+    absent = [seed for seed in found if there is not None and seed not in there]
+    if absent or (isinstance(asked, int) and len(found) < asked):
+        raise ValueError(f"got seeds={seeds} and masks of the seeds {','.join(map(str, there))}, expected some of these, or a number of them up to {len(there)}")
+    return found
+
+# %% ../nbs/29_cli.ipynb #c4f2936f
+def device_named(name) -> str:
+    "The device that a word stands for; auto is a GPU where there is one, as in training."
+    import torch
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    if name == "auto": return gpus[0] if gpus else "cpu"
+    if name not in ("cpu", "cuda", *gpus) or (name == "cuda" and not gpus):
+        raise ValueError(f"got --device {name}, expected {', '.join(['auto', 'cpu', *gpus])}: no other device is here"
+                         + ("" if gpus else "; gsdnet info says what PyTorch sees"))
+    return name
+
 # %% ../nbs/29_cli.ipynb #5be8f322
 def pairs(text) -> dict | None:
     "A comma-separated list of NAME=VALUE; None stays None."
@@ -144,10 +166,11 @@ def protocols_of(word, modalities, kit) -> list:
     return [FixedMissing(tuple(subset), tuple(modalities)) for subset in subsets]
 
 # %% ../nbs/29_cli.ipynb #bdbc3412
-def read_run(run):
-    "A kept model of whatever class."
+def read_run(run, device="auto"):
+    "A kept model of whatever class, on a device."
     from gsdnet.sharing import from_pretrained
-    return from_pretrained(run)
+    device = device_named(device)
+    return from_pretrained(run).to(device)
 
 # %% ../nbs/29_cli.ipynb #a96fbc04
 Task, Split = Literal["classification", "regression"], Literal["train", "valid", "test"]
@@ -219,7 +242,8 @@ def benchmark(
     if len(frame): picture(frame, Path(out) / "missing_rate.png")
     if json: print(frame.to_json(orient="records", indent=1))
     elif len(frame):
-        for metric in ["weighted_f1", *(["mae"] if "mae" in frame else [])]: print(table(frame, metric), end="\n\n")
+        for metric in ("weighted_f1", "mae"):
+            if metric in frame and frame[metric].notna().any(): print(table(frame, metric), end="\n\n")
         print(f"rows: {out}/results.csv, figure: {out}/missing_rate.png, records: {out}/records/")
     return 1 if frame.attrs["failures"] else 0
 
@@ -232,7 +256,8 @@ def picture(frame, path):
     parts = list(frame.groupby(["dataset", "protocol"], sort=False))
     parts = [part for part in parts if part[1]["rate"].nunique() > 1] or parts  # a point is no curve
     figure = Figure(figsize=(5.2 * len(parts), 3.4), layout="constrained")
-    for ax, (_, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts): plot_rates(part, ax)
+    for ax, (_, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts):
+        plot_rates(part, ax, "weighted_f1" if part["weighted_f1"].notna().any() else "mae") # scores of one sign have no F1
     figure.savefig(path, dpi=150)
 
 # %% ../nbs/29_cli.ipynb #71d1af3d
@@ -336,8 +361,7 @@ def data_for(model, data, kit=None, labelled=True):
     if not shared:
         raise ValueError(f"{dataset.name!r} has modalities {', '.join(dataset.modalities)}, expected some of the model's "
                          f"{', '.join(model.modalities)}")
-    labelled = labelled or bool((dataset.y >= 0).any())
-    if labelled and model.config.task == "classification" and tuple(dataset.label_names) != tuple(model.config.label_names):
+    if bool((dataset.y >= 0).any()) and model.config.task == "classification" and tuple(dataset.label_names) != tuple(model.config.label_names):
         raise ValueError(f"{dataset.name!r} has classes {', '.join(dataset.label_names)}, expected the model's "
                          f"{', '.join(model.config.label_names)}")
     if kit is None: dataset = dataset.with_modalities(shared)
@@ -346,8 +370,8 @@ def data_for(model, data, kit=None, labelled=True):
 
 # %% ../nbs/29_cli.ipynb #0d8dd72f
 def evaluate(
-    run: str, data: str, *, masks: str | None = None, rates: Listed | None = None, seeds: int = 1, split: Split = "test",
-    json: bool = False,
+    run: str, data: str, *, masks: str | None = None, rates: Listed | None = None, seeds: int | Listed = 1, split: Split = "test",
+    device: str = "auto", json: bool = False,
 ) -> int: # exit status
     """Judge a kept model under missing rates.
 
@@ -362,9 +386,11 @@ def evaluate(
     rates
         Missing rates, comma-separated; by default the kit's, or 0.
     seeds
-        Number of mask seeds to average over: 0, 1, ...
+        Number of mask seeds to average over: the kit's first ones, or 0, 1, ... without a kit. Or which, comma-separated.
     split
         Part of the data to judge on.
+    device
+        Where to compute: cpu, cuda or cuda:NUMBER; auto, a GPU where there is one, as in training.
     json
         Print one JSON list with a row per rate and seed.
     """
@@ -372,13 +398,13 @@ def evaluate(
 
     from gsdnet import metrics
     from gsdnet.missing import MaskKit
-    if seeds < 1: raise ValueError(f"got seeds={seeds}, expected at least 1")
-    model, kit = read_run(run), read_kit(masks)
+    kit = read_kit(masks)
+    chosen, model = mask_seeds(seeds, kit), read_run(run, device)
     dataset = data_for(model, data, kit)
     wanted = numbers(rates) or (kit.rates if kit else (0.,))
-    kit = kit or MaskKit.draw(dataset, wanted, range(seeds))
+    kit = kit or MaskKit.draw(dataset, wanted, chosen)
     rows = [dict(rate=rate, seed=seed, **metrics.evaluate(model, dataset, observed=kit.observed(rate, seed).numpy(), split=split, seed=seed))
-            for rate in wanted for seed in range(seeds)]
+            for rate in wanted for seed in chosen]
     if json: print(dumps([{k: None if v != v else v for k, v in row.items()} for row in rows], indent=1))
     else: print(pd.DataFrame(rows).drop(columns="seed").groupby("rate").mean().T.to_string(float_format="%.4f"))
     return 0
@@ -418,7 +444,7 @@ def refuse_to_replace(out, data) -> None:
 def predict(
     run: str, data: str, *, out: str | None = None, masks: str | None = None, rate: float = 0., seed: int = 0, split: Split | None = None,
     n_samples: int | None = None, text: str | None = None, visual: str | None = None, own: Listed | None = None, columns: Listed | None = None,
-    encoding: str = "utf-8", json: bool = False,
+    encoding: str = "utf-8", device: str = "auto", json: bool = False,
 ) -> int: # exit status
     """Answer with a kept model, a line per utterance: class, calibrated probabilities, doubt, what was recovered.
 
@@ -450,6 +476,8 @@ def predict(
         For a table: columns that are called otherwise in it, as NAME=NAME_IN_TABLE, comma-separated.
     encoding
         For a table: its encoding.
+    device
+        Where to compute: cpu, cuda or cuda:NUMBER; auto, a GPU where there is one, as in training.
     json
         Print one JSON list with an object per utterance.
     """
@@ -459,7 +487,7 @@ def predict(
     if out is not None: refuse_to_replace(out, data)
     if masks is None and rate:
         raise ValueError(f"rate is {rate:g} without a mask kit, expected --masks FILE with it: nothing is hidden by chance here")
-    how, model = dict(seed=seed) | ({} if n_samples is None else {"n_samples": n_samples}), read_run(run)
+    how, model = dict(seed=seed) | ({} if n_samples is None else {"n_samples": n_samples}), read_run(run, device)
     of_table = {"text": text, "visual": visual, "own": own, "columns": columns}
     if is_table(data):
         if masks: raise ValueError(f"{data} is a table, and a mask kit hides entries of a data folder: make one with gsdnet features, or leave --masks out")
@@ -623,7 +651,8 @@ def values_of(function) -> dict:
     from gsdnet.architectures import MODELS
     found = choices(function) | {"model": [*MODELS], "models": (*MODELS,), "protocols": ("random", "burst:", "speaker", "fixed", "uneven:", "kit"),
               "audio": ["eGeMAPSv02", "eGeMAPSv01b", "GeMAPSv01b", "ComParE_2016", "none"], "training.precision": ["no", "bf16", "fp16"],
-              "architecture.spectrum_from": ["diffusion", "structure", "observed", "recovered"]}
+              "architecture.spectrum_from": ["diffusion", "structure", "observed", "recovered"],
+              "device": ["auto", "cpu", "cuda"]}
     return found
 
 

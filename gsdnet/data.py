@@ -32,7 +32,7 @@ class ConversationDataset:
         arrays: dict, # name -> array with one row per utterance, named as in the folder form
         modalities=None, # names of the modalities to use, in order; every two-dimensional float array if left out
         *,
-        label_names=None, # C names of the classes; may be left out for a regression
+        label_names=None, # C names of the classes; may be left out for a regression, and where nothing is labelled
         task: str | None = None, # "classification" or "regression"; by default regression where there is a `score`
         name: str = "data", # what records and messages call the data set
         title: str | None = None, # first part of every conversation's key: stays when a folder is renamed
@@ -43,8 +43,8 @@ class ConversationDataset:
         self.dialogue = _whole_numbers(arrays, "dialogue_id", None, name)
         n = len(self.dialogue)
         if n == 0: raise ValueError(f"{name}: there are no utterances; expected at least one")
-        self.position, self.speaker = (_whole_numbers(arrays, k, n, name) for k in ("position", "speaker"))
-        self.group = _whole_numbers(arrays, "group", n, name, optional=True)
+        self.position, self.speaker = (_whole_numbers(arrays, k, n, name, absent) for k, absent in (("position", None), ("speaker", 0)))
+        self.group = _whole_numbers(arrays, "group", n, name) if "group" in arrays else None
         self.score = _score(arrays, n, name)
         self.task = _task(task, self.score, name)
         self.y, self.label_names = _labels(arrays, n, label_names, self.task, name)
@@ -183,13 +183,14 @@ class ConversationDataset:
 # %% ../nbs/06_data.ipynb #622eeff9
 SPLITS = {"train": 0, "valid": 1, "test": 2}
 FIELDS = ("label", "score", "dialogue_id", "position", "speaker", "split", "group")
+_MEANT = {"split": ": 0 train, 1 valid, 2 test; 2 throughout for data that are only to be answered"}
 
-def _whole_numbers(arrays, name, n, where, optional=False):
-    "An `[N]` array of integers as int64."
+def _whole_numbers(arrays, name, n, where, absent=None):
+    "An `[N]` array of integers as int64; where there is none, `absent` throughout."
+    if name not in arrays and absent is not None: return torch.full((n,), absent)
     if name not in arrays:
-        if optional: return None
-        raise ValueError(f"{where}: array `{name}` is missing; expected one integer per utterance (has "
-                         f"{sorted(arrays)})")
+        raise ValueError(f"{where}: array `{name}` is missing; expected one integer per utterance{_MEANT.get(name, '')} "
+                         f"(has {sorted(arrays)})")
     x = np.asarray(arrays[name])
     if x.dtype.kind not in "iu":
         hint = ": number the names, as pandas.factorize does" if x.dtype.kind in "OSUT" else ""
@@ -253,11 +254,11 @@ def _ordered(dialogue, position, where):
 
 def _labels(arrays, n, names, task, where):
     "Classes `[N]` within -1..C-1, and their names."
-    y = _whole_numbers(arrays, "label", n, where)
-    if names is None:
-        if task == "classification":
-            raise ValueError(f"{where}: `label_names` is missing; expected the names of the classes, in order")
-        names = range(max(int(y.max()) + 1, 1))
+    y = _whole_numbers(arrays, "label", n, where, absent=-1)
+    if names is None and task == "classification" and bool((y >= 0).any()):
+        raise ValueError(f"{where}: `label_names` is missing and {int((y >= 0).sum())} utterances are labelled; expected the names of the "
+                         "classes, in order: give them as label_names=[...], in a folder in meta.json")
+    if names is None: names = () if task == "classification" else range(max(int(y.max()) + 1, 1))
     names = tuple(str(c) for c in names)
     if len(set(names)) < len(names): raise ValueError(f"{where}: label_names is {shown(str(names))}, expected distinct names")
     out = (y < -1) | (y >= len(names))
@@ -336,8 +337,8 @@ def save_dataset(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dataset._arrays())
     write_whole(folder / "data.npz", buffer.getvalue())
-    meta = dataset.about | dict(name=dataset.title or dataset.name, task=dataset.task, modalities=list(dataset.modalities),
-                                label_names=list(dataset.label_names), hash=dataset.hash)
+    meta = {k: v for k, v in dataset.about.items() if k not in _OWN} | ({"name": dataset.title} if dataset.title else {}) # keys begin with it: no title, no name
+    meta |= dict(task=dataset.task, modalities=list(dataset.modalities), label_names=list(dataset.label_names), hash=dataset.hash)
     write_whole(folder / "meta.json", json.dumps(meta, indent=1) + "\n")
     return folder
 

@@ -117,11 +117,17 @@ def classification_metrics(
     )
 
 # %% ../nbs/12_metrics.ipynb #6e674226
+def _concordance(s, p) -> float:
+    "Lin's concordance correlation coefficient; NaN for two equal constants."
+    apart = s.var() + p.var() + (s.mean() - p.mean()) ** 2
+    return float(2 * np.mean((s - s.mean()) * (p - p.mean())) / apart) if apart > 0 else np.nan
+
+# %% ../nbs/12_metrics.ipynb #f10185de
 def sentiment_metrics(
     score, # `[n]` true score, NaN where there is none, which counts for nothing
     predicted, # `[n]` predicted score
-) -> dict: # mae, corr, acc7, and accuracy and weighted_f1 of positive against negative on the non-zero
-    "How near predicted scores are, as numbers and as signs."
+) -> dict: # mae, corr, ccc, acc7 (NaN with true scores beyond ±3), and accuracy and weighted_f1 of positive against negative on the non-zero (NaN where the true scores have one sign)
+    "How near predicted scores are, as numbers and, on a scale around zero, as signs."
     score, predicted = np.asarray(score, dtype=np.float64), _finite(predicted, "predicted", 1)
     _same_shape(score, predicted, ["score", "predicted"])
     scored = ~np.isnan(score)
@@ -131,10 +137,10 @@ def sentiment_metrics(
     s, p = _finite(score[scored], "score"), predicted[scored]
     signed, constant = s != 0, np.ptp(s) == 0 or np.ptp(p) == 0
     grade = lambda x: np.round(x).clip(-3, 3)
-    figures = dict(mae=float(mean_absolute_error(s, p)), corr=np.nan if constant else float(np.corrcoef(s, p)[0, 1]),
-                   acc7=float(np.mean(grade(s) == grade(p))), accuracy=np.nan, weighted_f1=np.nan)
-    if signed.any():
-        true, answer = s[signed] > 0, p[signed] > 0
+    figures = dict(mae=float(mean_absolute_error(s, p)), corr=np.nan if constant else float(np.corrcoef(s, p)[0, 1]), ccc=_concordance(s, p),
+                   acc7=np.nan if abs(s).max() > 3 else float(np.mean(grade(s) == grade(p))), accuracy=np.nan, weighted_f1=np.nan)
+    true, answer = s[signed] > 0, p[signed] > 0
+    if true.any() and not true.all():
         figures["accuracy"] = float(accuracy_score(true, answer))
         figures["weighted_f1"] = float(f1_score(true, answer, average="weighted", zero_division=0))
     return figures

@@ -49,7 +49,7 @@ def test_the_good_folder_is_good(tmp_path):
     assert [c.key for c in ds] == ["small/0", "small/1", "small/2"] and ds.task == "classification"
 
 
-@pytest.mark.parametrize("name", ["text", "audio", "label", "dialogue_id", "position", "speaker", "split"])
+@pytest.mark.parametrize("name", ["text", "audio", "dialogue_id", "position", "split"])
 def test_a_missing_array_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` is missing"): load_dataset(write(tmp_path, **{name: None}))
 
