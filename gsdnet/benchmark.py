@@ -10,6 +10,7 @@ __all__ = ['COLUMNS', 'MANY', 'Benchmark', 'with_validation', 'fingerprint', 'Vi
 # %% ../nbs/15_benchmark.ipynb #2c5ad960
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -31,14 +32,16 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from torch import nn
 from tqdm.auto import tqdm
 
 import gsdnet
 from .checkpoint import write_whole
 from .data import ConversationDataset, folds, never_recorded
+from .files import shown
 from .metrics import evaluate
 from .missing import MaskKit, Protocol, RandomMissing, reachable_rate
-from .model import GSDConfig
+from .model import GSDConfig, Recogniser
 from .trainer import TrainConfig, fit
 
 # %% ../nbs/15_benchmark.ipynb #3d0d19b8
@@ -194,14 +197,26 @@ def versions() -> dict:
     return {"gsdnet": gsdnet.__version__, "python": platform.python_version(), **found}
 
 # %% ../nbs/15_benchmark.ipynb #47a762c1
+def made_by(model, dataset):
+    "What a model's function makes for a data set, or the error that it ends in; the random state stays as it was."
+    with torch.random.fork_rng(devices=[]):
+        try: return model(dataset)
+        except Exception as error: return error
+
+
 def settings(model, dataset) -> dict:
     "The class and configuration of the model that a function makes for a data set, as JSON can write them."
-    with torch.random.fork_rng(devices=[]):
-        try: made = model(dataset)
-        except Exception as error: return {"class": f"none ({error})"}  # its cells will fail and say why; the others go on
-    config = getattr(made, "config", None)
+    return identity_of(made_by(model, dataset))
+
+
+def identity_of(made) -> dict:
+    "Class and configuration of a model; of one that is not the package's also what it was made with and the shapes of its weights."
+    if isinstance(made, Exception): return {"class": f"none ({made})"}  # its cells will fail and say why; the others go on
+    config, kind = getattr(made, "config", None), type(made)
     told = config.settings() if isinstance(config, GSDConfig) else asdict(config) if is_dataclass(config) else {}
-    return {"class": type(made).__name__, **told}
+    if kind.__module__.split(".")[0] == "gsdnet" or not isinstance(made, nn.Module): return {"class": kind.__name__, **told}
+    weights = {k: None if nn.parameter.is_lazy(x) else list(x.shape) for k, x in [*made.named_parameters(), *made.named_buffers()]}
+    return {"class": kind.__name__, **told, "made_with": getattr(made, "made_with", {}) | getattr(made, "made_with_others", {}), "weights": fingerprint(weights)}
 
 # %% ../nbs/15_benchmark.ipynb #590a8aaf
 @dataclass(frozen=True)
@@ -351,15 +366,46 @@ def as_recorded(benchmark, dataset, views, seed):
     return data, tuple(replace(v, kit=v.kit.restrict(data)) for v in views)
 
 # %% ../nbs/15_benchmark.ipynb #0ef23e5b
+def shape_of(own) -> dict:
+    "Those of a model's own settings that its function takes: what is no field of `TrainConfig`."
+    known = {f.name for f in fields(TrainConfig)}
+    return {k: v for k, v in own.items() if k not in known}
+
+# %% ../nbs/15_benchmark.ipynb #65c2cf03
 def with_settings(
     model: Callable, # a data set to an untrained model; takes fields of its configuration by name
     config: TrainConfig, # how models are trained
     own: dict, # fields of `TrainConfig` and of the model's configuration, by name
 ) -> tuple: # the function and the training with these settings
     "Split a model's own settings between its function and its training."
-    known = {f.name for f in fields(TrainConfig)}
-    shape = {k: v for k, v in own.items() if k not in known}
-    return partial(model, **shape) if shape else model, replace(config, **{k: v for k, v in own.items() if k in known})
+    shape = shape_of(own)
+    return partial(model, **shape) if shape else model, replace(config, **{k: v for k, v in own.items() if k not in shape})
+
+# %% ../nbs/15_benchmark.ipynb #b3edc27c
+def check_settings(name, given, shape):
+    "Refuse a model that is no function of a data set, or settings that the function cannot take."
+    if not callable(given) or isinstance(given, nn.Module):
+        raise ValueError(f"model {name!r} is a {type(given).__name__}, expected a function that makes one for a data set, such as lambda data: GSDNet(GSDConfig.of(data))")
+    try: taken = inspect.signature(given)
+    except (TypeError, ValueError): return # nobody can say what it takes
+    try: taken.bind(None, **shape)
+    except TypeError as error:
+        tuned = f" and its tuned settings {', '.join(shape)}" if shape else ""
+        raise ValueError(f"model {name!r} is a function of {taken}, which cannot be called with a data set{tuned} ({error}), expected one that can: a function of "
+                         "(dataset, **options) that hands its options on to GSDConfig.of(dataset, **options)") from None
+
+# %% ../nbs/15_benchmark.ipynb #e3bd6870
+def check_made(name, made, shape):
+    "Refuse settings that nobody knew when the model was made, and what is no recogniser, or one that cannot be trained or asked."
+    if shape and isinstance(made, TypeError) and "unexpected keyword" in str(made):
+        raise ValueError(f"model {name!r} does not know some of its tuned settings {', '.join(shape)} ({made}), expected fields of TrainConfig and of the model's configuration: correct `tuned`")
+    if isinstance(made, Exception): return # of its cells
+    own = lambda method: getattr(getattr(made, method), "__func__", None) is not getattr(Recogniser, method)
+    if isinstance(made, Recogniser): lacks = [n for n in ("outputs", "loss") if not own(n) and not (n == "outputs" and own("predict"))]
+    else: lacks = [n for n in ("config", "fit_standardization", "loss", "predict", "recovery_error") if not hasattr(made, n)] or ["its base class, Recogniser"]
+    if lacks:
+        raise ValueError(f"model {name!r} makes a {type(made).__name__}, which lacks {', '.join(lacks)}, expected a subclass of gsdnet.model.Recogniser with `outputs` and `loss`, or of "
+                         "gsdnet.baselines.Masked with `make_context`: the page 'Add a modality, a data set, a baseline' (27_extending) writes both")
 
 # %% ../nbs/15_benchmark.ipynb #78358b06
 def trained_on(benchmark, views) -> list:
@@ -378,8 +424,11 @@ def plan(
     for dataset, fold, views, source in cells(benchmark):
         recorded = {seed: as_recorded(benchmark, dataset, views, seed) for seed in benchmark.seed_list}
         for name, given in benchmark.models.items():
-            model, how = with_settings(given, benchmark.config, benchmark.tuned.get(name, {}))
-            config = dict(model=name, **settings(model, dataset), training=how.settings(),
+            own = benchmark.tuned.get(name, {})
+            check_settings(name, given, shape_of(own))
+            model, how = with_settings(given, benchmark.config, own)
+            check_made(name, made := made_by(model, dataset), shape_of(own))
+            config = dict(model=name, **identity_of(made), training=how.settings(),
                           modalities=list(dataset.modalities), missing_rate=benchmark.missing_rate, protocol=views[0].protocol)
             for seed, (data, seen) in recorded.items():
                 facts = dict(protocol=f"{views[0].protocol}/{benchmark.regime}", regime=benchmark.regime, validation=source, config=config,
@@ -477,21 +526,40 @@ def attempt(training, out, progress):
 # %% ../nbs/15_benchmark.ipynb #4786f0e3
 COLUMNS = ["dataset", "protocol", "rate", "realised_rate", "fold", "seed", "model", "accuracy", "weighted_f1", "mae", "corr",
            "recovery_mse", "recovery_cosine", "epoch", "epochs", "seconds_per_epoch", "utterances_per_second", "parameters",
-           "mask_hash", "data_hash", "config_hash", "commit", "validation", "test_mask"]
+           "mask_hash", "data_hash", "config_hash", "commit", "validation", "test_mask", "macro_f1", "uar", "nll", "ece", "ccc", "acc7"]
 
 # %% ../nbs/15_benchmark.ipynb #8e9601a3
+OF_SCORES, OF_CLASSES = ("mae", "corr", "ccc", "acc7"), ("macro_f1", "uar", "nll", "ece")
+FIGURES = ("accuracy", "weighted_f1", *OF_CLASSES, *OF_SCORES, "recovery_mse", "recovery_cosine")
+SHARES = ("accuracy", "weighted_f1", "macro_f1", "uar", "ece", "acc7")
+LOWER_IS_BETTER = ("mae", "recovery_mse", "nll", "ece")
+
+
+def metric_of(results, metric) -> str:
+    "The column that was asked for, checked; if None, weighted F1, or the mean absolute error where no row has the former."
+    has = lambda m: m in results and pd.api.types.is_numeric_dtype(results[m]) and results[m].notna().any()
+    there = [m for m in FIGURES if has(m)]
+    if metric is None and (metric := next((m for m in ("weighted_f1", "mae") if has(m)), None)) and "dataset" in results:
+        empty = [d for d, part in results.groupby("dataset", sort=False) if part[metric].isna().all()]
+        if empty: raise ValueError(f"got no {metric} of data set {', '.join(map(repr, empty))}, expected one of each: say metric=..., one of {', '.join(there)}, or select the rows of one data set")
+    if metric is None or not has(metric):
+        what = "no metric" if metric is None else f"metric {shown(metric)}, which {'is empty in' if metric in results else 'is no column of'} these rows"
+        raise ValueError(f"got {what}, expected one of {', '.join(there) or 'those of results.csv, but none has a number'}: choose one of these")
+    return metric
+
+# %% ../nbs/15_benchmark.ipynb #ae3cebf6
 def results(
     out, # the benchmark's folder
     ids=None, # names of the records to read, or a dictionary of them to the (protocol, rate) wanted of each; None: all that is there
-) -> pd.DataFrame: # one row per training and rate; `mae` and `corr` only where there are scores
+) -> pd.DataFrame: # one row per training and rate; figures of classes or of scores only where there are some
     "The table of a benchmark's records."
     paths = sorted(Path(out).glob("records/*.json"))
     records = [r for p in paths if (ids is None or p.stem in ids) and (r := read_record(p))]
     wanted = lambda r, row: not isinstance(ids, dict) or (row["protocol"], row["rate"]) in ids[r["id"]]
     frame = pd.DataFrame([row for r in records for row in r["rows"] if wanted(r, row)], columns=COLUMNS)
-    figures = ["accuracy", "weighted_f1", "mae", "corr", "recovery_mse", "recovery_cosine"]
-    frame[figures] = frame[figures].astype(float)
-    if frame["mae"].isna().all(): frame = frame.drop(columns=["mae", "corr"])
+    frame[list(FIGURES)] = frame[list(FIGURES)].astype(float)
+    for first, *others in (OF_SCORES, OF_CLASSES):
+        if frame[first].isna().all(): frame = frame.drop(columns=[first, *others])
     order = ["dataset", "protocol", "model", "config_hash", "fold", "seed", "rate"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
@@ -570,13 +638,14 @@ def done(training, out) -> bool:
 # %% ../nbs/15_benchmark.ipynb #3f40f314
 def table(
     results: pd.DataFrame, # rows as `run` returns them
-    metric: str="weighted_f1", # the column to show
+    metric: str | None=None, # the column to show; weighted F1 if None, or the mean absolute error of a data set without it
 ) -> str: # Markdown, one block per data set and protocol
     "Mean ± standard deviation of a metric, models by realised missing rate."
     _single(results)
-    percent = metric in ("accuracy", "weighted_f1")
-    blocks = []
+    asked, blocks = metric if metric is None else metric_of(results, metric), []
     for (dataset, protocol), part in results.groupby(["dataset", "protocol"], sort=False):
+        metric = asked or metric_of(results[results["dataset"] == dataset], None)
+        percent = metric in SHARES
         rates = part.groupby("rate")["realised_rate"].mean()
         head = ["model", *(f"{rates[r]:.2f}" for r in rates.index), "runs"]
         lines = [head, ["---", *["---:"] * (len(head) - 1)]]
@@ -611,12 +680,13 @@ def _single(results):
 def plot_rates(
     results: pd.DataFrame, # rows of one data set, as `run` returns them
     ax=None, # matplotlib axes to draw on, or None for new ones
-    metric: str="weighted_f1", # the column to show
+    metric: str | None=None, # the column to show; weighted F1 if None, or the mean absolute error where there is none
 ): # the axes
     "A metric against the realised missing rate: mean over seeds and folds with a band of one standard deviation."
     import matplotlib.pyplot as plt
     import seaborn as sns
     _single(results)
+    metric = metric_of(results, metric)
     ax = plt.gca() if ax is None else ax
     counted = [f"{n} {what}{'s' * (n > 1)}" for what in ("seed", "fold") if (n := results[what].nunique()) > 1 or what == "seed"]
     realised = results.groupby(["dataset", "protocol", "rate"])["realised_rate"].transform("mean")
@@ -666,16 +736,20 @@ def paired(
     a: str, # the model to compare with
     b: str, # the model compared
     *,
-    metric: str="weighted_f1", # the column to compare
+    metric: str | None=None, # the column to compare; weighted F1 if None, or the mean absolute error where there is none
 ) -> pd.Series: # b less a, by dataset, protocol, fold, seed and rate
     "Differences of two models that were trained on the same data and judged under the same masks."
     _single(results)
+    metric = metric_of(results, metric)
     key = ["dataset", "protocol", "fold", "seed", "rate"]
     mine, theirs = (results[results["model"] == name].set_index(key).sort_index() for name in (a, b))
     absent = [name for name, rows in [(a, mine), (b, theirs)] if rows.empty]
     if absent:
         raise ValueError(f"results have no rows of {', '.join(absent)}, expected rows of both models: run the benchmark with both.")
     delta = theirs[metric] - mine[metric]
+    hollow = [name for name, rows in [(a, mine), (b, theirs)] if rows[metric].isna().any()]
+    if hollow:
+        raise ValueError(f"{metric} is empty in some rows of {', '.join(map(repr, hollow))}, expected a number in each: choose another metric, or select the rows that have it.")
     if delta.isna().any():
         raise ValueError(f"{a!r} and {b!r} were not run with the same data sets, folds, seeds and rates ({mine[metric].count()} and "
                          f"{theirs[metric].count()} rows, {delta.count()} in common), expected a row of each: let the benchmark finish, or "
@@ -693,7 +767,7 @@ def compare(
     a: str, # the model to compare with
     b: str, # the model compared: a positive difference means that its figure is larger
     *,
-    metric: str="weighted_f1", # the column to compare
+    metric: str | None=None, # the column to compare; weighted F1 if None, or the mean absolute error where there is none
     correct: bool=True, # Holm's correction over a data set's rates, in column p_holm
 ) -> pd.DataFrame: # dataset, rate, difference, std, low, high, p, pairs (and p_holm); rate "all" averages pairs over rates first
     "Paired comparison of two models, trained on the same folds with the same seeds, at each rate and over all of them."
@@ -712,11 +786,13 @@ def fair_table(
     model: str, # the model compared: a positive difference means that its figure is larger
     against=None, # names of the yardsticks; all other models if left out
     *,
-    metric: str="weighted_f1", # the column to compare; in points where it is a share
-    tie: float=.1, # largest difference that counts as none, in the unit of the difference
+    metric: str | None=None, # the column to compare, in points where it is a share; weighted F1 if None, or the mean absolute error where there is none
+    tie: float | None=None, # largest difference that counts as none, in the unit of the difference; a tenth of a point of a share, else 0.005, if None
 ) -> pd.DataFrame: # a row per data set, training regime, yardstick and protocol
     "Paired comparisons of a model with each yardstick under each protocol, corrected within each data set and training regime."
     rows = results if isinstance(results, pd.DataFrame) else pd.concat(list(results), ignore_index=True)
+    metric = metric_of(rows, metric)
+    tie = (.1 if metric in SHARES else .005) if tie is None else tie
     regime, tables = rows["protocol"].str.partition("/")[2], []
     for (dataset, trained), part in rows.groupby([rows["dataset"], regime], sort=False):
         found = []
@@ -732,11 +808,9 @@ def fair_table(
     return pd.DataFrame(tables)
 
 # %% ../nbs/15_benchmark.ipynb #87707ab5
-LOWER_IS_BETTER = ("mae", "recovery_mse")
-
 def _unit(metric) -> float:
     "What turns a metric into what tables show: points for a share."
-    return 100. if metric in ("accuracy", "weighted_f1") else 1.
+    return 100. if metric in SHARES else 1.
 
 def _over(units, what) -> dict:
     "Student's interval and test of the mean differences of folds or of seeds; nothing where there are fewer than three."

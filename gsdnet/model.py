@@ -7,10 +7,12 @@ __all__ = ['GSDConfig', 'Prediction', 'keyed_generators', 'built', 'Recogniser',
 
 # %% ../nbs/10_model.ipynb #9c02809b
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -247,8 +249,68 @@ def built(
     return model
 
 # %% ../nbs/10_model.ipynb #ec24adcf
+def plain(
+    value, # an argument
+): # the same as JSON gives it back
+    "A value that JSON can hold: numbers, words, None, lists and mappings of these by word; others are refused."
+    if isinstance(value, np.generic): value = value.item()
+    if isinstance(value, (list, tuple)): return [plain(x) for x in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value): return {k: plain(x) for k, x in value.items()}
+    if value is None or isinstance(value, (bool, int, str)): return json.loads(json.dumps(value))
+    if isinstance(value, float) and np.isfinite(value): return value
+    raise TypeError(f"a {type(value).__name__} is nothing that JSON can hold")
+
+
+def in_words(
+    value, # of any kind
+): # what JSON can hold
+    "What a value is, the same in every process: of arrays their contents, of functions and classes the name, of other objects the class."
+    if isinstance(value, np.generic): return value.item()
+    if isinstance(value, Tensor): value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.dtype != object: return f"{value.dtype} {list(value.shape)} {hashlib.sha256(value.tobytes()).hexdigest()[:16]}"
+    if is_dataclass(value) and not isinstance(value, type): return {"class": type(value).__qualname__} | {f.name: getattr(value, f.name) for f in fields(value)}
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def construction(
+    make, # class of a model
+    args: tuple, # by place
+    named: dict, # by name
+) -> tuple[dict, dict]: # by name: what JSON can hold, as it is; and the rest, in words
+    "Arguments of a model's construction beside its configuration; a default that JSON cannot hold is left to the source."
+    try: bound = inspect.signature(make.__init__).bind(None, *args, **named)
+    except TypeError: return {}, {} # a copy is made without any; what cannot be made says so itself
+    given, kinds = set(bound.arguments), bound.signature.parameters
+    bound.apply_defaults()
+    kept, others = {}, {}
+
+    def take(name, value, by_name=True):
+        try:
+            if not by_name: raise TypeError("cannot be given by name again")
+            kept[name] = plain(value)
+        except TypeError:
+            if name not in given and name in kinds: return
+            try: others[name] = json.loads(json.dumps(value, default=in_words))
+            except (TypeError, ValueError): others[name] = in_words(value)
+    for name, value in list(bound.arguments.items())[1:]:
+        kind = kinds[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            if rest := [x for x in value if not isinstance(x, GSDConfig)]: take(name, rest, False)
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            for k, x in value.items(): take(k, x)
+        elif not isinstance(value, GSDConfig): take(name, value)
+    return kept, others
+
+# %% ../nbs/10_model.ipynb #239ed308
 class Recogniser(nn.Module):
     "What the model and every yardstick share: standardised input, losses, prediction, saving and loading."
+    def __new__(cls, *args, **named):
+        made = super().__new__(cls)
+        kept, others = construction(cls, args, named)
+        made.__dict__.update(made_with=kept, made_with_others=others) # of classes of one's own: arguments beside the configuration
+        return made
+
     def __init__(self,
         config: GSDConfig, # shape of the model
     ):
@@ -424,6 +486,27 @@ class Recogniser(nn.Module):
         "Whether what is missing is recovered, and not only left out."
         return hasattr(self, "recover") and self.config.recover
 
+    def in_order(self,
+        conversations, # to answer
+        observed, # bool `[N, M]`, or None
+        batch_size, # pieces, or None
+        ask, # function of a batch, and of bool `[B, N]`, its utterances to keep, to arrays of their rows
+    ) -> list: # of arrays over all utterances; None where `ask` gives None
+        "Arrays that are asked of every batch, in evaluation mode, in the order of the conversations and of their utterances."
+        if not len(conversations): raise ValueError("got no conversations, expected at least one")
+        training = self.training
+        if training: self.eval() # a walk over all modules
+        parts, found, n = [], [], 0
+        for places, batch in self.batches(conversations, observed, batch_size=batch_size):
+            kept = np.zeros(batch.valid.shape, bool)
+            for b, (place, p) in enumerate(places):
+                kept[b, p.first - p.start:p.last - p.start] = True
+                parts.append((place, p.first, n, n := n + p.last - p.first))
+            found.append(ask(batch, torch.from_numpy(kept)))
+        if training: self.train()
+        order = np.concatenate([np.arange(*part[2:]) for part in sorted(parts)])
+        return [None if column[0] is None else np.concatenate(column)[order] for column in zip(*found)]
+
     @torch.no_grad()
     def predict(self,
         conversations: Sequence[Conversation], # to answer, of any length
@@ -434,23 +517,13 @@ class Recogniser(nn.Module):
         **options, # `n_steps`, `n_samples` of the sampler
     ) -> Prediction: # utterances in the order of the conversations
         "Answer conversations; an answer does not depend on what it was batched with."
-        if not len(conversations): raise ValueError("got no conversations, expected at least one")
-        training = self.training
-        if training: self.eval() # a walk over all modules
-        begin, parts, found, n = time.perf_counter(), [], [], 0
-        for places, batch in self.batches(conversations, observed, batch_size=batch_size):
-            kept = np.zeros(batch.valid.shape, bool)
-            for b, (place, p) in enumerate(places):
-                kept[b, p.first - p.start:p.last - p.start] = True
-                parts.append((place, p.first, n, n := n + p.last - p.first))
-            kept = torch.from_numpy(kept)
+        def ask(batch, kept):
             out = self.outputs(batch, seed=seed, **options).double().cpu()[:, kept]
-            found.append((*self.answer(out), (~batch.observed.cpu()[kept] & self.recovers).numpy()))
+            return *self.answer(out), (~batch.observed.cpu()[kept] & self.recovers).numpy()
+        begin = time.perf_counter()
+        columns = self.in_order(conversations, observed, batch_size, ask)
         seconds = time.perf_counter() - begin
-        if training: self.train()
         rows = np.concatenate([np.asarray(c.rows) for c in conversations])
-        order = np.concatenate([np.arange(*part[2:]) for part in sorted(parts)])
-        columns = [None if column[0] is None else np.concatenate(column)[order] for column in zip(*found)]
         sure = np.isfinite(columns[2] if columns[0] is None else columns[0].sum(-1))
         if not sure.all():
             raise ValueError(f"{(~sure).sum()} of {len(sure)} answers are no numbers (first: row {rows[sure.argmin()]}), expected finite ones: are that dialogue's features in the unit of "
@@ -480,8 +553,21 @@ class Recogniser(nn.Module):
         "Write `model.safetensors` and `config.json`, each of them whole or not at all."
         folder, meta = Path(folder), {"class": type(self).__name__, **asdict(self.config)}
         meta |= {name: getattr(self, name) for name in CALIBRATION}
+        if own := self.writable(): meta["made_with"] = own
         write_whole(folder / "model.safetensors", save({k: v.contiguous().cpu() for k, v in self.state_dict().items()}))
         write_whole(folder / "config.json", json.dumps(meta, indent=2) + "\n")
+
+    def writable(self) -> dict: # by name; of the package's own classes none
+        "Arguments beside the configuration with which the model can be made again; refused where a file cannot hold them."
+        kind, own, others = type(self), self.made_with, self.made_with_others
+        if others:
+            raise ValueError(f"{kind.__name__} was made with {', '.join(f'{k}={shown(str(v))}' for k, v in others.items())}, expected arguments that config.json can hold (numbers, words, "
+                             "lists and mappings of these): let it take a word that stands for the object, or write save_pretrained and from_pretrained of your own")
+        try: own and inspect.signature(kind.__init__).bind(None, self.config, **own)
+        except TypeError as e:
+            raise ValueError(f"{kind.__name__} was made with {', '.join(own)}, with which it cannot be made again ({e}), expected a constructor that takes the "
+                             "configuration first and the rest by name") from None
+        return own
 
     @classmethod
     def from_pretrained(cls,
@@ -495,10 +581,12 @@ class Recogniser(nn.Module):
         meta = load_json(folder / "config.json")
         if meta.pop("class", None) != cls.__name__:
             raise ValueError(f"got a model of another class than {cls.__name__} in {folder}; load it with that class")
+        own = meta.pop("made_with", {})
+        if not isinstance(own, dict): raise ValueError(f"got made_with={shown(str(own))} in {folder / 'config.json'}, expected arguments by name: the file was tampered with")
         known, calibration = {f.name for f in fields(GSDConfig)}, {name: meta.pop(name) for name in CALIBRATION if name in meta}
         if unknown := set(meta) - known:
             raise ValueError(f"got unknown settings {sorted(unknown)} in {folder / 'config.json'}, expected some of {sorted(known)}")
-        model = built(cls, meta, read_tensors((folder / "model.safetensors").read_bytes(), folder / "model.safetensors"), folder / "config.json")
+        model = built(partial(cls, **own), meta, read_tensors((folder / "model.safetensors").read_bytes(), folder / "model.safetensors"), folder / "config.json")
         for name, value in calibration.items(): setattr(model, name, float(value))
         if not (0 < model.temperature < float("inf") and 0 < model.slope < float("inf") and 0 <= model.residual < float("inf")):
             raise ValueError(f"got {calibration} in {folder / 'config.json'}, expected a finite positive temperature and slope and a finite residual of 0 or more")
@@ -605,6 +693,25 @@ class GSDNet(Recogniser):
         z = self.encode(batch)
         if not self.config.recover: return self.fuse(z, batch.observed, batch)
         return self.fuse(z, batch.observed, batch, self.recover(batch, n_steps, n_samples, keyed_generators(batch.keys, seed), z))
+
+    @torch.no_grad()
+    def embed(self,
+        conversations: Sequence[Conversation], # of any length
+        observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
+        *,
+        seed: int = 0, # of the sampling noise, with each conversation's key
+        batch_size: int | None = None, # dialogues; by default as many as the processor's cache likes
+    ) -> np.ndarray: # `[n, 2·width]`, rows as those of `predict`
+        "The fused state of each utterance, mean over samples: what the joint head answers from."
+        states = []
+
+        def ask(batch, kept):
+            states.clear()
+            self.outputs(batch, seed=seed)
+            return states[0].float().mean(2).cpu()[kept].numpy(), # `[B, N, S, 2·width]` before
+        watch = self.fusion.head.register_forward_pre_hook(lambda head, given: states.append(given[0]))
+        try: return self.in_order(conversations, observed, batch_size, ask)[0]
+        finally: watch.remove()
 
     def loss(self,
         batch: ConversationBatch, # with targets

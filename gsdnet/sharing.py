@@ -98,6 +98,12 @@ def as_markdown(
     return "\n".join("| " + " | ".join(cell(x) for x in line) + " |" for line in lines)
 
 # %% ../nbs/21_sharing.ipynb #15f237b7
+def classes() -> dict:
+    "The package's own classes of models, by name."
+    found = [*vars(baselines).values(), *vars(architectures).values()]
+    return {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, Recogniser)}
+
+# %% ../nbs/21_sharing.ipynb #ea4c4709
 def card(
     model: Recogniser, # trained
     described: Mapping, # of `describe`
@@ -118,9 +124,11 @@ def card(
     certainty = f"temperature {model.temperature:.4g}" if c.task == "classification" else f"slope {model.slope:.4g}, residual deviation {model.residual:.4g}"
     features = pd.DataFrame([{"modality": name, **one, "made_by": json.dumps(one["made_by"], ensure_ascii=False) if one["made_by"] else "not stated"}
                              for name, one in described.items()])
+    read = f"from gsdnet.sharing import from_pretrained\nmodel = from_pretrained(\"FOLDER or hf://OWNER/NAME\")"
+    if classes().get(kind) is not type(model): read = f"model = {kind}.from_pretrained(\"FOLDER\") # {kind} is no part of gsdnet: its code comes from whoever made it"
     parts = [f"# {kind}", f"Recognises the emotion of each utterance of a conversation ({task}), also where modalities are missing. "
              f"Trained with gsdnet; {sum(p.numel() for p in model.parameters()):,} parameters; calibrated with {certainty}.",
-             "```python\nfrom gsdnet.sharing import from_pretrained\nmodel = from_pretrained(\"FOLDER or hf://OWNER/NAME\")\nanswers = model.predict(conversations)\n```",
+             f"```python\n{read}\nanswers = model.predict(conversations)\n```",
              "## Features\nOther features than these give wrong answers without an error of their own; `gsdnet` refuses them where the data say what they are.", as_markdown(features)]
     if facts: parts += ["## Training", as_markdown(pd.DataFrame({"fact": list(facts), "value": list(facts.values())}))]
     if results is not None: parts += ["## Results\nOf models trained with the same settings, mean and deviation over trainings; the weights in this folder are one training.", as_markdown(results)]
@@ -183,11 +191,11 @@ def from_pretrained(
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, expected a folder that gsdnet train --run or save_pretrained wrote, or hf://OWNER/NAME")
-    found = [*vars(baselines).values(), *vars(architectures).values()]
-    classes = {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, Recogniser)}
-    kind = load_json(path).get("class")
-    if kind not in classes: raise ValueError(f"{path} is of class {kind!r}, expected one of {', '.join(classes)}: was it written by save_pretrained?")
-    model = classes[kind].from_pretrained(folder)
+    kind, known = load_json(path).get("class"), classes()
+    if kind not in known:
+        raise ValueError(f"{path} is of class {shown(kind)}, expected one of {', '.join(known)}: a class of your own is read by itself, {kind if str(kind).isidentifier() else 'Mine'}.from_pretrained(folder), "
+                         "where its code is; there is no list to enter it in")
+    model = known[kind].from_pretrained(folder)
     model.described = described_in(folder / "features.json", model)
     return model
 

@@ -18,7 +18,7 @@ from gsdnet.missing import MaskKit
 from gsdnet.model import Recogniser
 
 COLUMNS = ("dataset,protocol,rate,realised_rate,fold,seed,model,accuracy,weighted_f1,recovery_mse,recovery_cosine,epoch,epochs,"
-           "seconds_per_epoch,utterances_per_second,parameters,mask_hash,data_hash,config_hash,commit,validation,test_mask").split(",")
+           "seconds_per_epoch,utterances_per_second,parameters,mask_hash,data_hash,config_hash,commit,validation,test_mask,macro_f1,uar,nll,ece").split(",")
 CLOCK = ["seconds_per_epoch", "utterances_per_second"]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 PROGRAM = [sys.executable, "-c", "import sys; from gsdnet.cli import main; sys.exit(main())"]
@@ -193,7 +193,8 @@ def test_json_wherever_results_are_printed(kept, talks, tmp_path, capsys):
 
 
 def test_one_failing_cell_ends_in_exit_code_1(talks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(architectures.MODELS, "broken", lambda dataset: None)
+    def broken(dataset): raise RuntimeError("not for these")
+    monkeypatch.setitem(architectures.MODELS, "broken", broken)
     code = cli.main(["benchmark", str(talks), "--models", "broken,bigru", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path)])
     said = capsys.readouterr()
     assert code == 1 and "broken" in said.err and "bigru" in said.out and set(rows_of(tmp_path)["model"]) == {"bigru"}

@@ -77,7 +77,7 @@ def test_what_was_never_recorded_cannot_be_found(seed, rate, garbage):
 @pytest.mark.slow
 def test_several_protocols_one_training_and_a_protocol_asked_for_later(tmp_path):
     frame = grid.run(small(tmp_path))
-    assert len(list(tmp_path.glob("records/*.json"))) == 2 and len(frame) == 2 * 5 and set(grid.COLUMNS) - set(frame.columns) == {"mae", "corr"}
+    assert len(list(tmp_path.glob("records/*.json"))) == 2 and len(frame) == 2 * 5 and set(grid.COLUMNS) - set(frame.columns) == {"mae", "corr", "ccc", "acc7"}
     assert len(list(tmp_path.glob("masks*.npz"))) == 4 and frame.groupby(["protocol", "rate"])["test_mask"].nunique().max() == 2
     kits = {MaskKit.load(p).protocol: MaskKit.load(p) for p in tmp_path.glob("masks*.npz")}
     test = TALKS.split == 2
