@@ -316,6 +316,7 @@ class Recogniser(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.class_weights = None # `[C]` weights of the classes in the training loss, or alike
         self.temperature, self.slope, self.residual = 1.0, 1.0, 0.0 # of class probabilities; of true scores over answers; deviation of scores in the units of the data
         for name, d in config.dims.items():
             self.register_buffer(f"mean_{name}", torch.zeros(d))
@@ -387,14 +388,17 @@ class Recogniser(nn.Module):
         batch: ConversationBatch, # with labels
         counted: Tensor | None = None, # bool `[B, N, ...]` which of the answers count; all of labelled utterances if None
     ) -> Tensor: # mean over answers to labelled utterances
-        "Cross-entropy with label smoothing, or the smooth absolute error of the standardised score."
+        "Cross-entropy with label smoothing, weighted by class where weights are set, or the smooth absolute error of the standardised score."
         by_class = self.config.task == "classification"
         truth = batch.y if by_class else batch.score.masked_fill(~batch.valid, torch.nan)
         truth = truth.view(*truth.shape, *[1] * (outputs.ndim - 3)).expand(outputs.shape[:-1])
         known = truth >= 0 if by_class else truth.isfinite()
         if counted is not None: known = known & counted
         if not known.any(): return 0.0 * outputs.sum()
-        if by_class: return F.cross_entropy(outputs[known], truth[known], label_smoothing=self.config.smoothing)
+        if by_class and self.class_weights is None: return F.cross_entropy(outputs[known], truth[known], label_smoothing=self.config.smoothing)
+        if by_class: # the mean over answers, so that a batch computed in parts adds up
+            each = F.cross_entropy(outputs[known], truth[known], label_smoothing=self.config.smoothing, reduction="none")
+            return (each * self.class_weights.to(each)[truth[known]]).mean()
         mean, std = self.score_scale
         return F.smooth_l1_loss(outputs[known][..., 0], (truth[known] - mean) / std)
 

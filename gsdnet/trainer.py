@@ -85,6 +85,8 @@ class TrainConfig:
         Trackers of Accelerate that log each epoch as well, such as tensorboard.
     checkpoint_every : int, optional
         Steps between checkpoints, besides the one at the end of each epoch.
+    class_weights : str, optional
+        "balanced" weighs the loss of each class by the inverse of its frequency among the training labels (mean weight 1); all alike if not given.
     """
     epochs: int = 36
     lr: float = 1.5e-3
@@ -101,6 +103,7 @@ class TrainConfig:
     deterministic: bool = field(default=False, metadata={"since": "0.2"})
     trackers: tuple[str, ...] = field(default=(), metadata={"since": "0.2"})
     checkpoint_every: int | None = field(default=None, metadata={"since": "0.2"})
+    class_weights: str | None = field(default=None, metadata={"since": "0.2"})
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "patience", "checkpoint_every", "warmup"):
@@ -117,6 +120,7 @@ class TrainConfig:
             if not getattr(self, name) >= 0: raise ValueError(f"got {name}={getattr(self, name)}, expected 0 or more")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"got precision={self.precision!r}, expected 'no', 'bf16' or 'fp16'")
+        if self.class_weights not in (None, "balanced"): raise ValueError(f"got class_weights={self.class_weights!r}, expected 'balanced' or nothing: rare classes then weigh as much as common ones")
         for name in ("lr", "clip", "average", "weight_decay", "choose_from"): object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "trackers", (self.trackers,) if isinstance(self.trackers, str) else tuple(self.trackers))
 
@@ -775,9 +779,11 @@ class Trainer:
     ) -> dict: # what JSON can hold
         "What a checkpoint must have in common with the run that goes on from it."
         def code(arrays): return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)).hexdigest()[:16]
-        training = {k: v for k, v in asdict(self.config).items() if k not in ("trackers", "checkpoint_every")}
+        training = {k: v for k, v in asdict(self.config).items() if k not in ("trackers", "checkpoint_every", "class_weights")}
+        if self.config.class_weights: training["class_weights"] = self.config.class_weights
         found = {"data": dataset.hash, "split": code([np.asarray(dataset.split)]), "masks": code(self.masks), "protocol": repr(self.protocol),
                  "seed": self.seed, "model": type(self.model).__name__, "architecture": self.model.config.settings(), "training": training}
+        if made_with := self.model.made_with | self.model.made_with_others: found["made_with"] = made_with # of an own model
         return json.loads(json.dumps(found, default=str))
 
     def environment(self) -> dict: # plain values
@@ -898,6 +904,7 @@ def fit(
     with ONE_AT_A_TIME, own_randomness(seed):
         net = made_for(dataset, model)
         net.fit_standardization(dataset.train)
+        if config.class_weights: net.class_weights = balanced_weights(dataset.train, net.config)
         masks = validation_masks(dataset, kit, missing_rate, seed) if dataset.valid else []
         trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed, run=run)
         # each process drops out other channels
@@ -906,3 +913,17 @@ def fit(
         made.measure(dataset.valid or dataset.train, masks or random_masks(dataset, missing_rate, seed, "train"))
         if masks: calibrate(made, dataset.valid, masks, seed)
         return made
+
+# %% ../nbs/11_trainer.ipynb #622e7ea0
+def balanced_weights(
+    conversations: Sequence[Conversation], # of the training split
+    config: GSDConfig, # for its task and classes
+) -> Tensor: # `[C]`
+    "Weights by which every class that is there counts the same."
+    if config.task != "classification":
+        raise ValueError("got class_weights='balanced' for a regression, expected a classification: scores have no classes")
+    labels = torch.cat([c.y for c in conversations])
+    there, count = labels[labels >= 0].unique(return_counts=True)
+    weights = torch.ones(config.n_outputs)
+    weights[there] = count.sum() / (len(there) * count)
+    return weights

@@ -190,3 +190,14 @@ def test_noise_on_the_adjacency_is_spread_as_its_error_is(data):
     "The yardstick gets the measured law of its error too: without it two steps leave samples that are far too alike."
     model = train(data, model="adjacency_noise").diffusion
     assert model.error_levels.all() and model.error_channels.any() and not model.error_response.any()
+
+
+def test_weights_of_classes(data):
+    "They change the weights of the network, no identity of a run without them, and are refused where there are no classes or no such rule."
+    plain, weighed = train(data), train(data, config=replace(BRIEF, class_weights="balanced"))
+    assert not torch.equal(weights(plain), weights(weighed)) and "class_weights" not in BRIEF.settings()
+    assert not any("class_weights" in name for name in weighed.state_dict()) # nothing that answers need
+    with pytest.raises(ValueError, match="balanced"): TrainConfig(class_weights="inverse")
+    scored = SyntheticConversations(n_dialogues=15, length=(2, 6), seed=3, with_score=True).dataset()
+    stored = ConversationDataset(scored.arrays(), label_names=scored.label_names, name="scored", task="regression")
+    with pytest.raises(ValueError, match="regression"): train(stored, config=replace(BRIEF, class_weights="balanced"))
