@@ -13,6 +13,8 @@ KATEX := node_modules/katex/dist
 # one thread a process: two notebooks or two jobs share the machine without getting in each other's way
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
+# packages come uncompiled; each process would compile them anew where this is set
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run bench results results-quick test docs notebooks readme clean
 .DELETE_ON_ERROR:
