@@ -50,8 +50,9 @@ def turns(a, b, rounds=3):
 
 def dataset(folder):
     "The data, and its mask kit or one drawn at those of the rates 0, .3 and .5 that the data can reach; None stands for synthetic conversations of IEMOCAP's sizes."
+    from gsdnet.benchmark import usable_rates
     from gsdnet.data import SyntheticConversations, load_dataset
-    from gsdnet.missing import MaskKit, reachable_rate
+    from gsdnet.missing import MaskKit
     if folder is None:
         data = SyntheticConversations(n_dialogues=200, length=(12, 60), n_speakers=(2, 2), modalities=("text", "audio"), dims=(384, 148),
                                       noise=.3).dataset()
@@ -59,13 +60,7 @@ def dataset(folder):
     kit = Path(folder) / "masks.npz"
     kit = MaskKit.load(kit) if kit.is_file() else None
     data = load_dataset(folder, modalities=list(kit.modalities) if kit else None)
-    if kit: return data.use(kit), kit
-
-    def reaches(rate):
-        "Whether every split can lose that much of what was recorded and keep one modality of each utterance."
-        try: return all(reachable_rate(rate, data.available[data.split == part]) is not None for part in data.split.unique())
-        except ValueError: return False
-    return data, MaskKit.draw(data, [rate for rate in (0., .3, .5) if reaches(rate)], [0])
+    return (data.use(kit), kit) if kit else (data, MaskKit.draw(data, usable_rates(None, data), [0]))
 
 
 def device(kind="cpu"):

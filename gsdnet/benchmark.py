@@ -306,14 +306,14 @@ def kit_rates(benchmark, kit) -> tuple:
     return wanted
 
 # %% ../nbs/15_benchmark.ipynb #9e589f40
-def usable_rates(benchmark, dataset) -> tuple:
+def usable_rates(rates, dataset) -> tuple:
     "The rates to draw masks at: those asked for, checked, or by default the usual ones that the data can reach."
     available, split = torch.as_tensor(dataset.available), np.asarray(dataset.split)
     parts = [available[torch.as_tensor(split == k)] for k in np.unique(split)]
-    if benchmark.rates is not None:
-        for rate in benchmark.rates:
+    if rates is not None:
+        for rate in rates:
             for part in parts: reachable_rate(rate, part)
-        return tuple(benchmark.rates)
+        return tuple(rates)
     return tuple(r for r in (0., .3, .5) if all(_reaches(r, part) for part in parts))
 
 # %% ../nbs/15_benchmark.ipynb #1112d2c0
@@ -334,7 +334,7 @@ def views_of(benchmark, dataset, stem) -> tuple:
             own = isinstance(protocol, Protocol)
             # of the whole data set: the same in each fold
             rates = ((round(protocol.nominal(dataset.available, dataset.dialogue, dataset.speaker), 4),) if own
-                     else usable_rates(benchmark, dataset))
+                     else usable_rates(benchmark.rates, dataset))
             kit = MaskKit.draw(dataset, rates, benchmark.seed_list, (lambda rate: protocol) if own else protocol)
         name = kit.protocol or "kit"
         if name in seen: raise ValueError(f"two protocols are called {name!r}, expected distinct names: leave one out")

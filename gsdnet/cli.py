@@ -256,8 +256,7 @@ def picture(frame, path):
     parts = list(frame.groupby(["dataset", "protocol"], sort=False))
     parts = [part for part in parts if part[1]["rate"].nunique() > 1] or parts  # a point is no curve
     figure = Figure(figsize=(5.2 * len(parts), 3.4), layout="constrained")
-    for ax, (_, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts):
-        plot_rates(part, ax, "weighted_f1" if part["weighted_f1"].notna().any() else "mae") # scores of one sign have no F1
+    for ax, (_, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts): plot_rates(part, ax)
     figure.savefig(path, dpi=150)
 
 # %% ../nbs/29_cli.ipynb #71d1af3d

@@ -316,7 +316,7 @@ class Recogniser(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.class_weights = None # `[C]` weights of the classes in the training loss, or alike
+        self.class_weights = None # `[C]` weights of the classes in the training loss; None: all alike
         self.temperature, self.slope, self.residual = 1.0, 1.0, 0.0 # of class probabilities; of true scores over answers; deviation of scores in the units of the data
         for name, d in config.dims.items():
             self.register_buffer(f"mean_{name}", torch.zeros(d))

@@ -124,7 +124,7 @@ def card(
     certainty = f"temperature {model.temperature:.4g}" if c.task == "classification" else f"slope {model.slope:.4g}, residual deviation {model.residual:.4g}"
     features = pd.DataFrame([{"modality": name, **one, "made_by": json.dumps(one["made_by"], ensure_ascii=False) if one["made_by"] else "not stated"}
                              for name, one in described.items()])
-    read = f"from gsdnet.sharing import from_pretrained\nmodel = from_pretrained(\"FOLDER or hf://OWNER/NAME\")"
+    read = "from gsdnet.sharing import from_pretrained\nmodel = from_pretrained(\"FOLDER or hf://OWNER/NAME\")"
     if classes().get(kind) is not type(model): read = f"model = {kind}.from_pretrained(\"FOLDER\") # {kind} is no part of gsdnet: its code comes from whoever made it"
     parts = [f"# {kind}", f"Recognises the emotion of each utterance of a conversation ({task}), also where modalities are missing. "
              f"Trained with gsdnet; {sum(p.numel() for p in model.parameters()):,} parameters; calibrated with {certainty}.",

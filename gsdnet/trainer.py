@@ -37,6 +37,7 @@ from accelerate.utils import AutocastKwargs, broadcast
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from sklearn.metrics import f1_score
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
@@ -923,7 +924,7 @@ def balanced_weights(
     if config.task != "classification":
         raise ValueError("got class_weights='balanced' for a regression, expected a classification: scores have no classes")
     labels = torch.cat([c.y for c in conversations])
-    there, count = labels[labels >= 0].unique(return_counts=True)
-    weights = torch.ones(config.n_outputs)
-    weights[there] = count.sum() / (len(there) * count)
+    labels = labels[labels >= 0].numpy()
+    weights, there = torch.ones(config.n_outputs), np.unique(labels)
+    weights[there] = torch.as_tensor(compute_class_weight("balanced", classes=there, y=labels), dtype=weights.dtype)
     return weights

@@ -11,7 +11,7 @@ import torch
 
 from gsdnet.architectures import MODELS
 from gsdnet.data import ConversationDataset, SyntheticConversations
-from gsdnet.missing import MaskKit, MixedMissing
+from gsdnet.missing import MaskKit, MixedMissing, RandomMissing, draw_mask
 from gsdnet.trainer import TrainConfig, Trainer, fit, validation_masks
 
 SMALL = dict(width=16, denoiser_width=16, hidden=16, latent=8, n_samples=2)
@@ -188,8 +188,13 @@ def test_other_seeds_of_a_kit_change_no_training(data):
 
 def test_noise_on_the_adjacency_is_spread_as_its_error_is(data):
     "The yardstick gets the measured law of its error too: without it two steps leave samples that are far too alike."
-    model = train(data, model="adjacency_noise").diffusion
-    assert model.error_levels.all() and model.error_channels.any() and not model.error_response.any()
+    model = train(data, model="adjacency_noise").eval()
+    observed = draw_mask(data.available, RandomMissing(.5), data.dialogue, seed=0)
+    (_, batch), = model.batches(data.test, observed, batch_size=len(data.test))
+    spread = lambda: model.recover(batch, generator=torch.Generator().manual_seed(0), n_samples=8).std.square().sum()
+    measured = spread()
+    for name in ("error_channels", "error_levels"): getattr(model.diffusion, name).zero_()
+    assert measured > 2 * spread() > 0
 
 
 def test_weights_of_classes(data):
