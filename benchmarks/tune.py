@@ -95,7 +95,7 @@ def best(rows):
 
 def run(chosen):
     "Do what is not done yet, write each row when it is over, and print the best of each model."
-    path = Path(chosen.out) / "tuning.csv"
+    path = Path(chosen.out) / chosen.table
     parts, todo = planned(chosen)
     kept = whole_rows(path)
     if kept: keep(chosen, kept, path.name, KEY)
@@ -119,5 +119,6 @@ def run(chosen):
 
 if __name__ == "__main__":
     sys.exit(run(options(__doc__, trials=(int, 8, "trials of each model"), models=(str, None, "names, comma-separated; all if left out"),
+                         table=(str, "tuning.csv", "name of the table of trials"),
                          epochs=(int, None, "epochs of every trial, in the place of those drawn"), jobs=(int, 1, "trials at a time"),
                          folds=(int, 2, "development folds, of which each trial sees the first so many"))))
