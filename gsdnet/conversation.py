@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
@@ -168,6 +167,7 @@ def plot_conversation(
     **settings, # `window`, `decay`, `cross_speaker` of `conversation_weights`
 ): # the axes
     "Draw utterances by speaker and time, their weights as arcs, and what is observed of each."
+    import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(10, 3.6))[1]
     speakers = conversation.speaker.unique().tolist()
     height = [-float(speakers.index(int(s))) for s in conversation.speaker]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 
 from .conversation import GraphBatch
@@ -162,6 +161,7 @@ def covariance_root(
     "A root of the covariance over channels."
     if len(errors) < 2: return torch.zeros(errors.shape[1], errors.shape[1])
     if not errors.isfinite().all(): raise ValueError("what is recovered is no number, expected finite values: the training has diverged; lower the learning rate, or look for features far from all others")
+    from sklearn.covariance import LedoitWolf
     values, vectors = torch.linalg.eigh(torch.from_numpy(LedoitWolf(assume_centered=True).fit(errors.double().numpy()).covariance_))
     return (vectors * values.clamp(min=0).sqrt()).float()
 

@@ -9,7 +9,6 @@ __all__ = ['reliability', 'expected_calibration_error', 'plot_reliability', 'cla
 # %% ../nbs/12_metrics.ipynb #7bea55c1
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, recall_score
 
 from .missing import realised_rate
 
@@ -104,6 +103,7 @@ def classification_metrics(
     probabilities, # `[n, C]` class probabilities, each row summing to 1
 ) -> dict: # accuracy, weighted_f1, macro_f1, uar, ece (each 0 to 1) and nll (nats)
     "How well the labelled utterances are recognised."
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
     label, probabilities = _labelled(label, probabilities)
     predicted, occurring = probabilities.argmax(1), np.unique(label)
     over_classes = dict(average="macro", labels=occurring, zero_division=0)
@@ -128,6 +128,7 @@ def sentiment_metrics(
     predicted, # `[n]` predicted score
 ) -> dict: # mae, corr, ccc, acc7 (NaN with true scores beyond ±3), and accuracy and weighted_f1 of positive against negative on the non-zero (NaN where the true scores have one sign)
     "How near predicted scores are, as numbers and, on a scale around zero, as signs."
+    from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
     score, predicted = np.asarray(score, dtype=np.float64), _finite(predicted, "predicted", 1)
     _same_shape(score, predicted, ["score", "predicted"])
     scored = ~np.isnan(score)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
@@ -325,6 +324,7 @@ def plot_masks(
     title: str | None = None, # the realised rate is added to it
 ): # the axes
     "Draw what is observed: a row per modality, a column per utterance."
+    import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(10, 1.2))[1]
     observed = _mask("observed", observed)
     available = torch.ones_like(observed) if available is None else _mask("available", available, observed.shape)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
@@ -106,11 +105,12 @@ def spectrum(
 # %% ../nbs/01_spectrum.ipynb #5d5a7293
 def plot_spectrum(
     spec: Spectrum, # of one graph
-    ax: plt.Axes | None = None, # drawn into; a new one when None
+    ax=None, # matplotlib axes drawn into; new ones when None
     label: str | None = None, # for the legend
     **kwargs, # to `ax.plot`
-) -> plt.Axes: # drawn into
+): # the axes
     "Eigenvalues over their rank, ascending."
+    import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(5, 3))[1]
     values = spec.values[spec.valid].cpu()
     ax.plot(range(1, len(values) + 1), values, label=label, **{"marker": "o", "ms": 4, "lw": 1, **kwargs})

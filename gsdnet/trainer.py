@@ -34,10 +34,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import AutocastKwargs, broadcast
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
-from sklearn.metrics import f1_score
-from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
@@ -198,6 +194,7 @@ def validation_score(
     seed: int = 0, # of the sampling noise
 ) -> float: # higher is better
     "Mean over masks of the weighted F1, or of minus the mean absolute error of a score."
+    from sklearn.metrics import f1_score
     scores = []
     for mask in masks:
         out = model.predict(conversations, mask, seed=seed)
@@ -216,6 +213,8 @@ def fit_temperature(
     label: np.ndarray, # `[n]` true class, -1 where unlabelled
 ) -> float: # T within [0.05, 20]; 1 where nothing is labelled
     "The temperature under which the labels are most likely."
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
     kept = label >= 0
     if not kept.any(): return 1.0
     logs, column = np.log(probabilities[kept].clip(1e-12)), label[kept][:, None]
@@ -245,6 +244,7 @@ def fit_residual(
     between: np.ndarray, # `[n]` deviation over samples
 ) -> float: # standard deviation, in the units of the errors
     "The deviation that, added to that of the samples, makes Gaussian errors most likely."
+    from scipy.optimize import minimize_scalar
     square, between = error[np.isfinite(error)] ** 2, between[np.isfinite(error)]
     if not square.any(): return 0.0
 
@@ -921,6 +921,7 @@ def balanced_weights(
     config: GSDConfig, # for its task and classes
 ) -> Tensor: # `[C]`
     "Weights by which every class that is there counts the same."
+    from sklearn.utils.class_weight import compute_class_weight
     if config.task != "classification":
         raise ValueError("got class_weights='balanced' for a regression, expected a classification: scores have no classes")
     labels = torch.cat([c.y for c in conversations])
