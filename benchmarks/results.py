@@ -98,9 +98,10 @@ EXPERIMENTS = (
     # each model with the settings of the best of its trials, as many for all (`tune.py` comes first); few protocols, so that twelve pairs can say something after correction
     replace(IEMOCAP, name="iemocap4_tuned", models=f"{MODELS},mmin_like", protocols="random,fixed:text", seeds=3, tuned="results/tuning.csv"),
     replace(IEMOCAP, name="iemocap4_tuned_published", models="gsdnet,gcnet_like", protocols="random", seeds=2, tuned="results/tuning.csv"),
-    # the same on CMU-MOSI. Expected before it was run: the recurrent network and the Transformer gain a point, and GSDNet, whose settings come from IEMOCAP, half a point; not to be told from the recurrent network
-    replace(MOSI, name="mosi_tuned", masks=None, modalities="text_minilm,audio", protocols="random", models=f"{MODELS},mmin_like", seeds=15, tuned="results/tuning.csv"),
-    replace(MOSI, name="mosi_tuned_published", masks=None, modalities="text_minilm,audio", protocols="random", models="gsdnet,gcnet_like", seeds=10, tuned="results/tuning.csv"),
+    # the same on CMU-MOSI. Expected before it was run: the recurrent network and the Transformer gain a point, and GSDNet, whose settings come from IEMOCAP, half a point; not to be told from the recurrent network.
+    # Trials were first judged before scores are calibrated, which cost GSDNet three points on test, then anew as scores are answered (see `tune.py`)
+    *(replace(MOSI, name=f"mosi_tuned{how}", masks=None, modalities="text_minilm,audio", protocols="random", models=f"{MODELS},mmin_like", seeds=seeds, tuned=f"results/tuning{how}.csv")
+      for how, seeds in (("_uncalibrated", 15), ("", 10))),
     *(replace(IEMOCAP, name=f"iemocap4_unrecorded{share:.0%}".strip("%"), seeds=1, never_recorded=share) for share in (.3, .5)),
 )
 

@@ -102,6 +102,8 @@ class Benchmark:
     cluster: str | None = None
 
     def __post_init__(self):
+        if isinstance(self.datasets, ConversationDataset) or not all(isinstance(d, ConversationDataset) for d in self.datasets):
+            raise ValueError(f"datasets is {shown(str(self.datasets))}, expected a tuple of data sets, such as (load_dataset(folder),).")
         names = [d.name for d in self.datasets]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"data sets are named {names}, expected one or more distinct names: rename a folder.")
@@ -136,6 +138,12 @@ class Benchmark:
         return self.missing_rate + (f"/{self.never_recorded:g} never recorded" if self.never_recorded else "")
 
 # %% ../nbs/15_benchmark.ipynb #0a7fc3c2
+def _needed(dataset, split):
+    "Refuse a data set without conversations in a split."
+    if not len(dataset.subset(split)):
+        raise ValueError(f"data set {dataset.name!r} has no {split} split, expected dialogues in it: give it one "
+                         "in data.npz (split: 0 train, 1 valid, 2 test), by a mask kit, or use folds.")
+
 def with_validation(
     dataset: ConversationDataset, # with a training split
     *,
@@ -143,10 +151,7 @@ def with_validation(
     seed: int=0, # chooses the dialogues
 ) -> tuple: # the data set with a validation split, and in words where that came from
     "Cut whole dialogues from the training split where there is no validation split."
-    for split, name in [(dataset.train, "train"), (dataset.test, "test")]:
-        if not len(split):
-            raise ValueError(f"data set {dataset.name!r} has no {name} split, expected dialogues in it: give it one "
-                             "in data.npz (split: 0 train, 1 valid, 2 test), by a mask kit, or use folds.")
+    _needed(dataset, "train")
     if len(dataset.valid): return dataset, "as given"
     train = dataset.train
     if len(train) < 2:
@@ -353,6 +358,7 @@ def cells(benchmark):
         if benchmark.kit is not None: dataset = dataset.use(benchmark.kit)
         parts = [("split", dataset)] if benchmark.folds is None else list(folds(dataset, benchmark.folds))
         for fold, part in parts:
+            _needed(part, "test")
             by_dialogue = benchmark.folds is None or benchmark.validation == "dialogue"
             part, source = with_validation(part if benchmark.folds is None or not by_dialogue else without_validation(part))
             single = len(benchmark.datasets) == len(parts) == 1
@@ -470,8 +476,8 @@ def train(
 ) -> dict: # the record, as written to `out/records/<id>.json`
     "Train one cell, judge it at its rates on the test split, and write its record."
     start, t = time.time(), training
-    model = fit(t.dataset, model=t.model, missing_rate=t.missing_rate, seed=t.seed, kit=t.kit, config=t.config,
-                progress=progress)
+    kit = t.kit and replace(t.kit, split=t.dataset.split) # a fold has a split of its own
+    model = fit(t.dataset, model=t.model, missing_rate=t.missing_rate, seed=t.seed, kit=kit, config=t.config, progress=progress)
     shared = dict(dataset=t.dataset.name, fold=t.fold, seed=t.seed, model=t.name,
                   **{k: t.facts[k] for k in ["data_hash", "config_hash", "commit", "validation"]},
                   **{k: model.history.get(k) for k in ["epoch", "epochs", "seconds_per_epoch", "parameters"]})

@@ -227,6 +227,8 @@ def benchmark(
     json
         Print the rows of results.csv as one JSON list.
     """
+    from pandas import read_csv
+
     from gsdnet.benchmark import Benchmark, run, table
     from gsdnet.trainer import TrainConfig
     kit = read_kit(masks)
@@ -245,6 +247,8 @@ def benchmark(
         for metric in ("weighted_f1", "mae"):
             if metric in frame and frame[metric].notna().any(): print(table(frame, metric), end="\n\n")
         print(f"rows: {out}/results.csv, figure: {out}/missing_rate.png, records: {out}/records/")
+        if others := len(read_csv(Path(out) / "results.csv")) - len(frame):
+            print(f"results.csv also holds {others} rows of earlier calls with other settings or data, which the table leaves out: rows of one kind have one config_hash and one data_hash")
     return 1 if frame.attrs["failures"] else 0
 
 # %% ../nbs/29_cli.ipynb #604d68ad
@@ -348,7 +352,9 @@ def keep(made, run, facts, data=None, json=False, how=None) -> str:
     save_pretrained(made, run, data=data, facts=facts | {"epoch": h["epoch"], "epochs": h["epochs"]})
     record = dumps(dict(facts, **(how or {}), versions=versions(), history=h), indent=1, default=float)
     write_whole(Path(run) / "run.json", record + "\n")
-    return record if json else (f"{facts['model']}: epoch {h['epoch']} of {h['epochs']}, validation score {h['valid_score']:.4f}, kept in {run}")
+    what = " (minus the mean absolute error, before scores are calibrated)" if made.config.task == "regression" else ""
+    reads = ", ".join(f"{name} ({d})" for name, d in made.config.dims.items())
+    return record if json else (f"{facts['model']}: epoch {h['epoch']} of {h['epochs']}, validation score {h['valid_score']:.4f}{what}, kept in {run}\nreads {reads}; validation: {facts['validation']}")
 
 # %% ../nbs/29_cli.ipynb #3750df04
 def data_for(model, data, kit=None, labelled=True):

@@ -214,10 +214,10 @@ class AddSpectrum(BaseTransform):
 
     def forward(self,
         data: Data, # a conversation, or any graph with `edge_index`
-    ) -> Data: # the same object
+    ) -> Data: # what was given; PyG's call of a transform gives it a shallow copy, so the caller's object stays bare
         "Attach the spectrum, unless it is there with the same settings."
         if data.get("spectrum_settings") == self.settings: return data
-        if "speaker" in data: found = _structure(data.speaker.cpu().numpy().tobytes(), *self.settings)
+        if "speaker" in data: found = _structure(data.speaker.cpu().long().numpy().tobytes(), *self.settings)
         else: found = _with_spectrum(_edge_weights(data), self.settings[-1])
         data.weights, data.operator, data.eigenvalues, data.eigenvectors = found
         data.spectrum_settings = self.settings

@@ -6,15 +6,18 @@
 __all__ = ['to_dataset', 'ConversationEstimator', 'ConversationClassifier', 'ConversationRegressor']
 
 # %% ../nbs/22_estimator.ipynb #6088c7bc
+import copy
 import hashlib
+import warnings
 from collections.abc import Mapping
+from functools import wraps
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.metrics import accuracy_score, check_scoring, get_scorer, make_scorer, r2_score
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -68,6 +71,24 @@ def _print(X, speakers):
     turns = np.unique(speakers, return_inverse=True)[1]
     return hashlib.blake2b(np.ascontiguousarray(X, np.float64).tobytes() + turns.astype(np.int64).tobytes(), digest_size=16).hexdigest()
 
+def _filled(y):
+    "Targets with the first that is known in place of None and NaN, and which rows have one."
+    values = np.asarray(y, None if hasattr(y, "__array__") else object)
+    known = ~pd.isna(values)
+    if values.ndim != 1 or known.all(): return y, np.ones(values.shape[:1], bool) # what is no column is left to scikit-learn
+    if not known.any(): raise ValueError(f"y is None or NaN in all of {len(known)} rows, expected a target somewhere: `predict` needs none")
+    return pd.Series(np.where(known, values, values[known.argmax()])).infer_objects().to_numpy(), known
+
+def _minus_one_is_none(labels):
+    "Whether -1 among labels says that there is none: beside two or more classes that are whole numbers from 0 on."
+    if labels.dtype.kind not in "if" or -1 not in labels: return False
+    others = np.unique(labels[labels != -1])
+    if len(others) < 2 or others[0] < 0: return False
+    if others.tolist() == [0, 1]:
+        raise ValueError("y has the labels -1, 0 and 1, where -1 may be a class or mean unlabelled, expected one meaning: write None or NaN where "
+                         "nothing is labelled, or words for the classes, such as 'negative', 'neutral', 'positive'")
+    return True
+
 # %% ../nbs/22_estimator.ipynb #1e18974f
 class ConversationEstimator(BaseEstimator):
     "What classifier and regressor have in common."
@@ -81,67 +102,98 @@ class ConversationEstimator(BaseEstimator):
         missing_rate="mixed", # rate at which training hides entries; "mixed" is all rates
         validation_fraction: float = 0.1, # share of the conversations that chooses the epoch
         random_state=0, # seed, `RandomState`, or None for another training each time
+        scoring=None, # what `score` computes: name of one of scikit-learn's scorers, or function of estimator, X and y; accuracy or R² if None
     ):
         self.modalities, self.model, self.epochs, self.lr, self.batch_size = modalities, model, epochs, lr, batch_size
-        self.missing_rate, self.validation_fraction, self.random_state = missing_rate, validation_fraction, random_state
+        self.missing_rate, self.validation_fraction, self.random_state, self.scoring = missing_rate, validation_fraction, random_state, scoring
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
 
-    def _train(self, X, metadata, **columns):
-        "Train on checked targets."
+    def _train(self, X, metadata, known, **columns):
+        "Train on checked targets, of which some are known."
+        self._scorer()
         if not 0 <= self.validation_fraction < 1: raise ValueError(f"got validation_fraction={self.validation_fraction}, expected a share from 0 to below 1")
         if self.modalities is not None and not isinstance(self.modalities, Mapping):
             raise ValueError(f"got modalities={self.modalities!r}, expected the number of columns of each by name, such as {{'text': 384, 'audio': 74}}")
         random = check_random_state(self.random_state)
         self.seed_, self.modalities_ = int(random.randint(2**31 - 1)), dict(self.modalities or {"features": X.shape[1]})
         dataset = to_dataset(X, self.modalities_, **metadata, **columns)
-        held_out = random.permutation(len(dataset))[:int(self.validation_fraction * len(dataset))]
+        labelled = [i for i, talk in enumerate(dataset) if known[talk.rows.numpy()].any()] # without a label a conversation chooses nothing
+        held_out = random.permutation(labelled)[:int(self.validation_fraction * len(labelled))]
         valid = torch.isin(dataset.dialogue, torch.stack([dataset.dialogue[dataset[i].rows[0]] for i in held_out])) if len(held_out) else None
         dataset = dataset.with_split(torch.zeros(len(X), dtype=torch.int8) if valid is None else valid.to(torch.int8))
         config = TrainConfig(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size)
         self.model_ = fit(dataset, model=self.model, missing_rate=self.missing_rate, seed=self.seed_, config=config, progress=False)
-        self.n_iter_ = self.model_.history["epoch"]
+        self.n_iter_, self._warns = self.model_.history["epoch"], metadata["groups"] is not None # warns once if asked without
         return self
 
     def _answer(self, X, metadata, name):
         "A field of the model's prediction in the order of the rows."
         check_is_fitted(self, "model_")
         X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
+        if self._warns and metadata["groups"] is None and len(X) > 1:
+            self._warns = False
+            warnings.warn("trained with groups and asked for several utterances without: each is answered as a conversation of its own. Give `groups`; inside "
+                          "scikit-learn set the estimator's own `scoring`, not that of the tool, which cannot pass groups on", stacklevel=2)
         talks = list(to_dataset(X, self.modalities_, **metadata))
         found = self.model_.predict(talks, seed=self.seed_, batch_size=1) # one by one: to the last bit, whatever else is asked
         return getattr(found, name)[np.argsort(found.rows)]
 
+    def _scorer(self):
+        "What judges: a function of estimator, X and y."
+        if self.scoring is None: return make_scorer(self.metric)
+        if isinstance(self.scoring, str): return get_scorer(self.scoring)
+        if callable(self.scoring): return check_scoring(self, self.scoring)
+        raise ValueError(f"got scoring={self.scoring!r}, expected the name of one of scikit-learn's scorers, such as 'f1_macro', or a function of estimator, X and y")
+
+    def _told(self, metadata, rows):
+        "Itself as a scorer may ask it, by X alone: it knows the conversations, and answers for some rows."
+        told = copy.copy(self)
+        for ask in [getattr(self, name) for name in ("predict", "predict_proba") if hasattr(self, name)]:
+            setattr(told, ask.__name__, wraps(ask)(lambda X, ask=ask: ask(X, *metadata)[rows]))
+        return told
+
     def score(self,
         X, # `[N, d]` floats, NaN where a modality is missing
-        y, # `[N]` labels or scores
+        y, # `[N]` labels or scores; None, NaN or -1 where there is no label, None or NaN where there is no score
         groups=None, # `[N]` labels of the conversations; each row its own if None
         speakers=None, # `[N]` labels of the speakers
         positions=None, # `[N]` places or times within the conversation
         *,
         sample_weight=None, # `[N]` weights of the rows
     ) -> float: # the larger the better
-        "Accuracy of a classifier, coefficient of determination of a regressor."
-        return self.metric(y, self.predict(X, groups, speakers, positions), sample_weight=sample_weight)
+        "What `scoring` names, by default accuracy of a classifier and coefficient of determination of a regressor; over labelled rows, with all as context."
+        check_is_fitted(self, "model_")
+        check_consistent_length(X, y, sample_weight)
+        y, known = _filled(y)
+        y, classes = column_or_1d(y), getattr(self, "classes_", np.array([""]))
+        if classes.dtype.kind in "iuf" and classes.min() >= 0: known &= y != -1
+        if not known.any(): raise ValueError(f"y is None, NaN or -1 in all of {len(y)} rows, expected a label somewhere: `predict` needs none")
+        weights = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)[known]}
+        return self._scorer()(self._told((groups, speakers, positions), known), X, y[known], **weights)
 
 # %% ../nbs/22_estimator.ipynb #538b8d8b
 class ConversationClassifier(ClassifierMixin, ConversationEstimator):
     "Names the emotion of each utterance; `classes_` are the labels found in training, `model_` is the trained model."
     def fit(self,
         X, # `[N, d]` floats, NaN where a modality is missing
-        y, # `[N]` labels
+        y, # `[N]` labels; None, NaN or -1 where there is none
         groups=None, # `[N]` labels of the conversations; each row its own if None
         speakers=None, # `[N]` labels of the speakers
         positions=None, # `[N]` places or times within the conversation
     ) -> "ConversationClassifier": # itself
         "Train."
+        y, known = _filled(y)
         X, y = validate_data(self, X, y, ensure_all_finite="allow-nan")
         check_classification_targets(y)
-        self.classes_, label = np.unique(column_or_1d(y), return_inverse=True)
-        metadata = dict(groups=groups, speakers=speakers, positions=positions)
-        return self._train(X, metadata, label=label.astype(np.int64), label_names=[str(c) for c in self.classes_])
+        y = column_or_1d(y)
+        if _minus_one_is_none(y): known &= y != -1
+        label = np.full(len(y), -1)
+        self.classes_, label[known] = np.unique(y[known], return_inverse=True)
+        return self._train(X, dict(groups=groups, speakers=speakers, positions=positions), known, label=label, label_names=[str(c) for c in self.classes_])
 
     def predict_proba(self,
         X, # `[N, d]` floats, NaN where a modality is missing
@@ -169,14 +221,16 @@ class ConversationRegressor(RegressorMixin, ConversationEstimator):
     "Scores each utterance; `model_` is the trained model."
     def fit(self,
         X, # `[N, d]` floats, NaN where a modality is missing
-        y, # `[N]` scores
+        y, # `[N]` scores; None or NaN where there is none
         groups=None, # `[N]` labels of the conversations; each row its own if None
         speakers=None, # `[N]` labels of the speakers
         positions=None, # `[N]` places or times within the conversation
     ) -> "ConversationRegressor": # itself
         "Train."
+        y, known = _filled(y)
         X, y = validate_data(self, X, y, ensure_all_finite="allow-nan", y_numeric=True)
-        return self._train(X, dict(groups=groups, speakers=speakers, positions=positions), score=column_or_1d(y).astype(np.float32), task="regression")
+        score = np.where(known, column_or_1d(y), np.nan).astype(np.float32)
+        return self._train(X, dict(groups=groups, speakers=speakers, positions=positions), known, score=score, task="regression")
 
     def predict(self,
         X, # `[N, d]` floats, NaN where a modality is missing

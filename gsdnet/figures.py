@@ -39,9 +39,9 @@ def plot_responses(
     "Responses of the fusion layer's filter over the range of eigenvalues, a line for each group of channels."
     ax = ax or plt.subplots(figsize=(5, 3))[1]
     grid = torch.linspace(-1, 1, 101)
-    for i, g in enumerate(filter_responses(model, grid).T):
+    for i, g in enumerate(filter_responses(model, grid).T.cpu()):
         ax.plot(grid, g, color=PALETTE[i % 7], linestyle=DASHES[i % 7], label=f"group {i + 1}")
-    if values is not None: ax.plot(values, np.full(len(values), ax.get_ylim()[0]), "|", color="black", markersize=10, label="eigenvalues")
+    if values is not None: ax.plot(values.cpu(), np.full(len(values), ax.get_ylim()[0]), "|", color="black", markersize=10, label="eigenvalues")
     ax.set(xlabel="eigenvalue λ", ylabel="response g(λ, 0)")
     ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return ax
@@ -55,9 +55,9 @@ def eigenvalue_paths(
     modality: int = 0, # place of the modality
     n_steps: int = 16, # T
     seed: int = 0, # of the noise
-) -> tuple[Tensor, Tensor]: # times `[T + 1]`, eigenvalues `[T + 1, K]`; on the way back `[T]` and `[T, K]`: the step from noise alone is one jump
+) -> tuple[Tensor, Tensor]: # times `[T + 1]`, eigenvalues `[T + 1, K]` on the model's device; on the way back `[T]` and `[T, K]`: the step from noise alone is one jump
     "Eigenvalues of one modality's graph on their way to noise, or back from it."
-    batch = model.align(ConversationBatch.collate([conversation], None if observed is None else [observed]))
+    batch = model.align(ConversationBatch.collate([conversation], None if observed is None else [observed]).to(model.score_scale.device))
     spread, values = model.config.spread, batch.graph.spectrum.values[0]
     if observed is None: times, levels = _forward(model, batch, modality, n_steps, seed)
     else: times, levels = _backward(model, batch, modality, n_steps, seed)
@@ -68,8 +68,9 @@ def _forward(model, batch, modality, n_steps, seed):
     "Offsets of the recorded graph with one noise at growing share."
     times, sde = timesteps(n_steps).flip(0), model.diffusion.sde
     exact = model.diffusion.offsets(model.encode(batch).flatten(-2), batch.graph, batch.observed)[0, :, modality]
-    noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(seed))
-    return times, sde.alpha(times)[:, None] * exact + sde.sigma(times)[:, None] * noise
+    noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(seed)).to(exact.device)
+    alpha, sigma = (share(times)[:, None].to(exact.device) for share in (sde.alpha, sde.sigma))
+    return times, alpha * exact + sigma * noise
 
 def _backward(model, batch, modality, n_steps, seed):
     "Offsets at each step of the sampler."
@@ -96,7 +97,7 @@ def plot_paths(
     "Eigenvalues over diffusion time; backward paths are to be read from right to left."
     if paths.shape[:1] != times.shape or paths.ndim != 2:
         raise ValueError(f"got paths of shape {list(paths.shape)} for {len(times)} times, expected [{len(times)}, K]")
-    ax = ax or plt.subplots(figsize=(5, 3))[1]
+    ax, times, paths = ax or plt.subplots(figsize=(5, 3))[1], times.cpu(), paths.cpu()
     for i, k in enumerate(np.unique(np.linspace(0, paths.shape[1] - 1, min(most, paths.shape[1])).astype(int))):
         ax.plot(times, paths[:, k], color=PALETTE[i % 7], linestyle=DASHES[i % 7], label=f"k = {k + 1}")
     ax.set(xlabel="time t (0 data, 1 noise)", ylabel="eigenvalue Λ")
@@ -183,7 +184,7 @@ def plot_timeline(
     ax.plot(at, sure, color="white", linewidth=4, zorder=3)
     ax.plot(at, sure, color="black", linewidth=1.8, marker="o", markersize=4, zorder=4, label="uncertainty / ln C")
     for i, c in enumerate(conversation.y.tolist()):
-        if c >= 0: ax.text(i, 1.02, label_names[c], ha="center", va="bottom", fontsize="x-small", rotation=60)
+        if c >= 0: ax.text(i, 1.02, label_names[c], transform=ax.get_xaxis_transform(), fontsize="x-small", rotation=60, rotation_mode="anchor") # above the frame
     _speakers(ax, conversation.speaker)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="utterance", ylabel="probability", xlim=(-0.6, len(p) - 0.4))
@@ -197,4 +198,4 @@ def _speakers(ax, speaker):
         turns = (speaker == s).nonzero().flatten()
         ax.plot(turns, np.full(len(turns), -0.14 * (k + 1)), linestyle="none", marker="osD^v"[k % 5], markersize=5, color="black")
     ax.set_yticks([0, 0.5, 1, *(-0.14 * (k + 1) for k in range(len(names)))], ["0", "0.5", "1", *(f"speaker {s}" for s in names)])
-    ax.set_ylim(-0.14 * (len(names) + 1), 1.25)
+    ax.set_ylim(-0.14 * (len(names) + 1), 1.02)

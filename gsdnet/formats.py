@@ -161,7 +161,9 @@ def _report(talk, dataset, counts, zeros):
         splits[split] = dict(dialogues=len(dataset.subset(split)), utterances=int(rows.sum()),
                              classes={c: classes[c] for c in (*dataset.label_names, "") if classes[c]})
     if not splits["valid"]["utterances"]:
-        talk.notes.append("the files name no validation split: take one from train by whole dialogues")
+        talk.notes.append("the files name no validation split: gsdnet train and gsdnet benchmark cut 15 % of the training "
+                          "dialogues off for it, Python's `fit` cuts none and keeps the last epoch unless you call "
+                          "gsdnet.benchmark.with_validation first")
     for m, c in counts.items():
         if c["all_zero"]:
             taken = "not recorded" if zeros == "missing" else "data, as asked"
@@ -556,9 +558,10 @@ def meld_table(
     for split, file in _FILES.items():
         path = folder / f"{file}_sent_emo.csv"
         if not path.is_file(): continue
-        for r in _csv_rows(path):
+        for line, r in enumerate(_csv_rows(path), 2):
             d, u, emotion = int(r["Dialogue_ID"]), int(r["Utterance_ID"]), r["Emotion"].strip().lower()
-            _need(emotion in _MELD7, path, f"emotion {shown(emotion)}, expected one of {', '.join(_MELD7)}")
+            _need(emotion in (*_MELD7, ""), path, f"line {line}: emotion {shown(emotion)}, expected one of "
+                  f"{', '.join(_MELD7)}, or nothing where it is unlabelled")
             rows.append(dict(id=f"{file}_dia{d}_utt{u}", conversation=f"{file}_dia{d}", position=u,
                              speaker=r["Speaker"].strip(), transcript=r["Utterance"],
                              label=emotion, split=split, start=r.get("StartTime", ""), end=r.get("EndTime", "")))
@@ -569,30 +572,46 @@ def meld_table(
           f"{twice.iloc[0] if len(twice) else ''})")
     return table
 
+def _unlabelled(table):
+    "The note on utterances without an emotion, if there are any."
+    n = int((table.label == "").sum())
+    return [f"{n} utterances have no emotion in the tables and are unlabelled"] if n else []
+
 # %% ../nbs/16_formats.ipynb #19f06da7
+_MELD_FORMS = ("features by utterance in one of these forms: a folder with train, dev, test as .npz or .pkl, each with "
+               "entries such as dia0_utt0; a folder with files such as train/dia0_utt0.npy or train_dia0_utt0.npy; one "
+               "pickle of three such dictionaries, as a list or by these names; one .npz or .pkl with entries such as "
+               "train_dia0_utt0")
+
+def _loose(folder):
+    "Split, or nothing -> utterance -> features, from an `.npy` per utterance."
+    places = {"": folder} | {f: _inside(folder, f) for f in _FILES.values()}
+    found = {f: {p.stem: _frames(load_npy(_inside(place, p.stem, ".npy")), p) for p in sorted(place.glob("[!.]*.npy"))}
+             for f, place in places.items() if place}
+    return {f: table for f, table in found.items() if table}
+
 def _entry_tables(path):
     "Utterance -> features, from whatever form they come in; utterances are called train_dia0_utt0."
     path = Path(path)
     load = lambda p: load_npz(p) if p.suffix == ".npz" else load_pickle(p)
     if path.is_dir():
         found = {f: p for f in _FILES.values() for p in (path / f"{f}.npz", path / f"{f}.pkl") if p.is_file()}
-        _need(found, path, "none of train, dev, test as .npz or .pkl is there")
-        tables = {f: load(p) for f, p in found.items()}
+        tables = {f: load(p) for f, p in found.items()} or _loose(path)
     else:
         content = load(path)
         if isinstance(content, (list, tuple)): tables = dict(zip(_FILES.values(), content)) if len(content) == 3 else {}
         elif isinstance(content, dict) and any(k in content for k in ("train", "dev", "val", "valid", "test")):
             tables = {{"val": "dev", "valid": "dev"}.get(k, k): v for k, v in content.items()}
         else: tables = {"": content}
-    _need(tables and all(isinstance(t, dict) for t in tables.values()), path, "expected features by utterance, such as "
-          "dia0_utt0, for train, dev and test")
+    _need(tables and all(isinstance(t, dict) for t in tables.values()), path, f"expected {_MELD_FORMS}")
     out = {}
     for file, table in tables.items():
         for key, x in table.items():
             known = re.fullmatch(r"(?:(train|dev|test)[_/])?(?:dia)?([0-9]{1,9})_(?:utt)?([0-9]{1,9})", _string(key))
-            _need(known and (file or known[1]), path, f"entry {shown(key)}, expected dia0_utt0 in a table per split, "
-                  "or train_dia0_utt0")
-            out[f"{file or known[1]}_dia{int(known[2])}_utt{int(known[3])}"] = _vector(x, f"{path}: {shown(key)}")
+            _need(known and (file or known[1]), path, f"entry {shown(key)}, expected {_MELD_FORMS}")
+            uid = f"{file or known[1]}_dia{int(known[2])}_utt{int(known[3])}"
+            _need(uid not in out, path, f"{uid} has features twice (entry {shown(key)}), expected once; take one away")
+            out[uid] = _vector(x, f"{path}: {shown(key)}")
     return out
 
 def read_meld(
@@ -607,7 +626,8 @@ def read_meld(
     _need(features, folder, "MELD's tables have no features; give them as modality -> file, or take `meld_table` to a "
           "feature extraction")
     for r in table.itertuples():
-        talk.add(r.id, r.conversation, r.position, r.speaker, SPLITS[r.split], r.transcript, _MELD7.index(r.label))
+        talk.add(r.id, r.conversation, r.position, r.speaker, SPLITS[r.split], r.transcript, _MELD7.index(r.label) if r.label else -1)
+    talk.notes += _unlabelled(table)
     for m, path in features.items():
         known = _entry_tables(path)
         talk.features[m] = [known.pop(uid, None) for uid in talk.ids]
@@ -676,7 +696,8 @@ def _asked(source, layout, features, label_names):
     _need(layout in (None, found), path, f"layout {layout} was asked for, but this is {found or 'none that is known'}: "
           f"{_outline(content)}")
     _need(found, path, f"no known layout ({_outline(content)}); known are " + "; ".join(f"{k}: {v}" for k,
-        v in LAYOUTS.items()))
+        v in LAYOUTS.items()) + ". For any other, make the arrays yourself and save them by `save_dataset`: the page "
+          "'Add a modality, a data set, a baseline' (27_extending), section 'From a table', does it")
     _need(not features or found in ("gcnet", "meld"), path, f"layout {found} has its features in the file; leave "
           "`features` out")
     _need(not label_names or found != "meld", path, "MELD's tables name their classes; leave `label_names` out")
@@ -731,9 +752,9 @@ def _only_table(folder, out, name):
                   utterances=len(table), speakers=table.speaker.nunique(),
                   splits={s: dict(dialogues=p.conversation.nunique(), utterances=len(p),
                                   classes=p.label.value_counts().to_dict()) for s, p in table.groupby("split")},
-                  modalities={}, dropped={}, notes=["MELD's tables have no features: only utterances.csv was written; "
-                                                    "extract features from it, or name them as MODALITY=PATH"],
-                                                    hash=None)
+                  modalities={}, dropped={}, hash=None,
+                  notes=["MELD's tables have no features: only utterances.csv was written; extract features from it, "
+                         "or name them as MODALITY=PATH", *_unlabelled(table)])
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 

@@ -80,7 +80,11 @@ class Protocol:
         speaker: Tensor | None = None, # `[N]` int
     ) -> float: # within [0, 1)
         "The rate that tables list the protocol under: its own, where it has one."
-        return float(self.rate)
+        rate = getattr(self, "rate", None)
+        if rate is None:
+            raise ValueError(f"{type(self).__name__} has no single rate, and a protocol for judging needs one to be listed under: "
+                             "judge under a protocol with a rate, such as RandomMissing, or define `nominal`")
+        return float(rate)
 
 def draw_mask(
     available: Tensor, # `[N, M]` bool, what was ever recorded
@@ -96,7 +100,29 @@ def draw_mask(
     if dialogue.shape != available.shape[:1]:
         raise ValueError(f"dialogue has shape {list(dialogue.shape)}, expected [{len(available)}]: one "
                          "dialogue per utterance")
-    return protocol.draw(available, dialogue, torch.Generator().manual_seed(seed), speaker)
+    return _drawn(protocol, available, dialogue, torch.Generator().manual_seed(seed), speaker)
+
+# %% ../nbs/05_missing.ipynb #96283106
+def _drawn(protocol, available, dialogue, generator, speaker, *, twice=True):
+    "What a protocol draws, checked; also drawn again from the same state of the generator, to see that it is the same."
+    name, state = f"{type(protocol).__name__}.draw", generator.get_state()
+    draw = lambda: protocol.draw(available.clone(), dialogue, generator, speaker)
+    observed = draw()
+    if not isinstance(observed, (Tensor, np.ndarray)):
+        raise TypeError(f"{name} gave {type(observed).__name__}, expected a bool tensor of shape {list(available.shape)}: return the mask")
+    observed = _mask(f"the mask of {name}", observed, available.shape)
+    invented, bare = int((observed & ~available).sum()), int((available.any(1) & ~observed.any(1)).sum())
+    if invented:
+        raise ValueError(f"{name} shows {invented} entries that were never recorded, expected none: return a mask within `available`")
+    if bare:
+        raise ValueError(f"{name} leaves {bare} of {len(observed)} utterances with nothing observed, expected at least one recorded "
+                         "modality for each: give one of them back")
+    if twice:
+        generator.set_state(state)
+        if not torch.equal(observed, torch.as_tensor(draw())):
+            raise ValueError(f"{name} gave two masks from one seed, expected the same twice: it must draw from `generator` alone, "
+                             "as in torch.rand(..., generator=generator)")
+    return observed
 
 # %% ../nbs/05_missing.ipynb #8d26e05a
 def _uniform(shape, generator):
@@ -388,7 +414,11 @@ class MaskKit:
 
     def __post_init__(self):
         self.split, self.modalities = torch.as_tensor(self.split), tuple(str(m) for m in self.modalities)
-        self.masks = {(round(float(r), 6), int(s)): torch.as_tensor(m) for (r, s), m in sorted(self.masks.items())}
+        masks = {(round(float(r), 6), int(s)): torch.as_tensor(m) for (r, s), m in sorted(self.masks.items())}
+        if len(masks) < len(self.masks):
+            raise ValueError(f"{self.path}: got {len(self.masks)} masks of (rate, seed) {sorted(self.masks)}, expected rates that differ "
+                             "in their first six decimals: leave one of the alike out")
+        self.masks = masks
         _check_kit(self.split, self.modalities, self.masks, self.path)
         self.split = self.split.to(torch.int8)
 
@@ -433,12 +463,19 @@ class MaskKit:
         if arrays["modalities"].dtype.kind != "U" or arrays["modalities"].ndim != 1:
             raise ValueError(f"{path}: modalities has dtype {arrays['modalities'].dtype}, expected a [M] array "
                              "of strings")
-        names = [n for n in arrays if n.startswith("observed")]
+        names = sorted(n for n in arrays if n.startswith("observed"))
         wrong = [n for n in names if not _KEY.fullmatch(n)]
         if wrong:
             raise ValueError(f"{path}: array `{wrong[0]}` is named like no mask; expected e.g. observed_r25_s0 "
                              "(rate 0.25, seed 0)")
-        masks = {(float("0." + r), int(s)): arrays[n] for n in names for r, s in [_KEY.fullmatch(n).groups()]}
+        masks, named = {}, {}
+        for name in names:
+            r, s = _KEY.fullmatch(name).groups()
+            key = round(float("0." + r), 6), int(s)
+            if key in named:
+                raise ValueError(f"{path}: arrays `{named[key]}` and `{name}` are both of rate {key[0]} and seed {key[1]}, expected one mask of them: "
+                                 f"keep the right one, as {_key(*key)}")
+            named[key], masks[key] = name, arrays[name]
         text = {k: str(arrays[k]) for k in ("data_hash", "protocol") if k in arrays}
         return cls(arrays["split"], tuple(arrays["modalities"].tolist()), masks, **text, path=str(path))
 
@@ -456,23 +493,25 @@ class MaskKit:
     @classmethod
     def draw(cls,
         dataset, # has `split`, `dialogue` `[N]`, `available` `[N, M]`, `modalities`, and perhaps `order`, `speaker`, `hash`
-        rates, # nominal missing rates
-        seeds, # mask seeds
+        rates, # nominal missing rates, at least one
+        seeds, # mask seeds, at least one
         protocol: Callable = RandomMissing, # rate -> Protocol
     ) -> "MaskKit":
         "Draw masks, exact within each split, each from a random stream of its own."
         masks, split = {}, torch.as_tensor(dataset.split)
         order, speaker = getattr(dataset, "order", torch.arange(len(split))), getattr(dataset, "speaker", None)
-        rates, seeds = tuple(rates), tuple(seeds)
+        # a stream goes by the rate's text, so a rate has one type; a float's digits stay, as masks were always drawn for them
+        rates, seeds = tuple(r if isinstance(r, float) else round(float(r), 6) for r in rates), tuple(int(s) for s in seeds)
+        if not rates or not seeds:
+            raise ValueError(f"got rates {rates} and seeds {seeds}, expected at least one of each: there is no mask to draw without them")
         for rate, seed in ((r, s) for r in rates for s in seeds):
-            observed = dataset.available.clone()
+            observed, law = dataset.available.clone(), protocol(rate)
             for part in split.unique().tolist():
                 rows = order[split[order] == part]
                 what = dataset.available[rows], dataset.dialogue[rows], _stream("kit", rate, seed, part)
-                observed[rows] = protocol(rate).draw(*what, None if speaker is None else speaker[rows])
+                observed[rows] = _drawn(law, *what, None if speaker is None else speaker[rows], twice=seed == seeds[0])
             masks[rate, seed] = observed
-        name = protocol(next(iter(rates))).name
-        return cls(split, dataset.modalities, masks, getattr(dataset, "hash", None), name)
+        return cls(split, dataset.modalities, masks, getattr(dataset, "hash", None), protocol(rates[0]).name)
 
     def restrict(self,
         dataset, # of the same utterances, with fewer recorded entries

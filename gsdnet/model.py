@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
@@ -341,6 +342,9 @@ class Recogniser(nn.Module):
         for name, (mean, std) in standardization(conversations).items():
             getattr(self, f"mean_{name}").copy_(mean)
             getattr(self, f"std_{name}").copy_(std)
+            if not any(c.present[:, c.modalities.index(name)].any() for c in conversations):
+                getattr(self, f"std_{name}").fill_(torch.inf) # a value divided by it says nothing, and `align` takes it as missing
+                warnings.warn(f"modality {name!r} is recorded in no training utterance: nothing can be learned of it, and where it is given later it counts as missing", stacklevel=2)
         if self.config.task == "regression":
             score = torch.cat([c.score for c in conversations])
             score = score[score.isfinite()]
@@ -350,8 +354,16 @@ class Recogniser(nn.Module):
 
     def align(self,
         batch: ConversationBatch, # in its data set's order of modalities
+    ) -> ConversationBatch: # in the model's
+        "Bring a batch into the model's order of modalities; one that the data lack, or that training never saw, counts as missing throughout."
+        batch = self.reordered(batch)
+        learned = torch.stack([getattr(self, f"std_{name}").isfinite().all() for name in self.modalities])
+        return replace(batch, observed=batch.observed & learned, target_mask=None if batch.target_mask is None else batch.target_mask & learned)
+
+    def reordered(self,
+        batch: ConversationBatch, # in its data set's order of modalities
     ) -> ConversationBatch: # the same batch where nothing is to be done
-        "Bring a batch into the model's order of modalities; one that the data lack counts as missing throughout."
+        "The batch with the model's modalities, in its order."
         for name, d in self.config.dims.items():
             if name in batch.features and batch.features[name].shape[-1] != d:
                 raise ValueError(f"modality {name!r} has {batch.features[name].shape[-1]} channels, the model was trained on {d}: give it the features that it was trained on")
@@ -466,14 +478,15 @@ class Recogniser(nn.Module):
         *,
         batch_size: int | None = None, # pieces; by default as many as keep `BUDGET` rows at work, not above `PADDING` of them for nothing
         targets: bool = False, # keep hidden values apart, to measure against them
+        samples: int | None = None, # rows that an utterance with holes takes; as many as the model draws if None
     ):
-        "Yield `(places, batch)`: where nothing is missing first, then by length, so that little is padded; a place is (number, `Piece`)."
+        "Yield `(places, batch)`: where something is missing first, then by length, so that little is padded; a place is (number, `Piece`)."
         transform, device, group, padded = self.transform, self.score_scale.device, [], 0
         waiting = sorted(self.pieces(conversations, observed), key=lambda item: item[:4])
         for i, (whole, n, place, piece, part, bits) in enumerate(waiting):
             group.append(((place, piece), transform(part), bits))
             after = waiting[i + 1] if i + 1 < len(waiting) else (None, n)
-            rows, padded = 1 if whole else self.samples, padded + len(group) * (after[1] - n)
+            rows, padded = 1 if whole else samples or self.samples, padded + len(group) * (after[1] - n)
             full = len(group) >= batch_size if batch_size else (len(group) + 1) * after[1] * rows > BUDGET or padded * rows > PADDING
             if after[0] != whole or full:
                 places, talks, masks = zip(*group)
@@ -495,13 +508,14 @@ class Recogniser(nn.Module):
         observed, # bool `[N, M]`, or None
         batch_size, # pieces, or None
         ask, # function of a batch, and of bool `[B, N]`, its utterances to keep, to arrays of their rows
+        samples=None, # of each utterance with holes; as many as the model draws if None
     ) -> list: # of arrays over all utterances; None where `ask` gives None
         "Arrays that are asked of every batch, in evaluation mode, in the order of the conversations and of their utterances."
         if not len(conversations): raise ValueError("got no conversations, expected at least one")
         training = self.training
         if training: self.eval() # a walk over all modules
         parts, found, n = [], [], 0
-        for places, batch in self.batches(conversations, observed, batch_size=batch_size):
+        for places, batch in self.batches(conversations, observed, batch_size=batch_size, samples=samples):
             kept = np.zeros(batch.valid.shape, bool)
             for b, (place, p) in enumerate(places):
                 kept[b, p.first - p.start:p.last - p.start] = True
@@ -522,10 +536,14 @@ class Recogniser(nn.Module):
     ) -> Prediction: # utterances in the order of the conversations
         "Answer conversations; an answer does not depend on what it was batched with."
         def ask(batch, kept):
-            out = self.outputs(batch, seed=seed, **options).double().cpu()[:, kept]
+            out = self.outputs(batch, seed=seed, **options)
+            if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1:3] != batch.valid.shape:
+                raise ValueError(f"`outputs` of {type(self).__name__} gives {list(out.shape) if isinstance(out, Tensor) else type(out).__name__}, expected a tensor [S, {', '.join(map(str, batch.valid.shape))}, "
+                                 f"{self.config.n_outputs}]: samples, dialogues, utterances, classes; without samples S is 1")
+            out = out.double().cpu()[:, kept]
             return *self.answer(out), (~batch.observed.cpu()[kept] & self.recovers).numpy()
         begin = time.perf_counter()
-        columns = self.in_order(conversations, observed, batch_size, ask)
+        columns = self.in_order(conversations, observed, batch_size, ask, options.get("n_samples"))
         seconds = time.perf_counter() - begin
         rows = np.concatenate([np.asarray(c.rows) for c in conversations])
         sure = np.isfinite(columns[2] if columns[0] is None else columns[0].sum(-1))

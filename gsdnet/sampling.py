@@ -81,7 +81,7 @@ def _estimate(denoise: Callable, x: Tensor, moment: Moment) -> Tensor:
 
 # %% ../nbs/03_sampling.ipynb #f76fbaea
 def ddim(
-    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of $x_0$
+    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of x0
     x: Tensor, # `[B, ...]` draw from the prior, as from `sde.sample_prior`
     times: Tensor, # `[T + 1]` descending, as from `timesteps`
     *,
@@ -107,7 +107,7 @@ def _ancestral_std(now: Moment, then: Moment) -> float:
 
 # %% ../nbs/03_sampling.ipynb #4de422f1
 def heun(
-    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of $x_0$
+    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of x0
     x: Tensor, # `[B, ...]` draw from the prior
     times: Tensor, # `[T + 1]` descending
     *,
@@ -126,7 +126,7 @@ def heun(
 
 # %% ../nbs/03_sampling.ipynb #897a029e
 def dpm_solver(
-    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of $x_0$
+    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of x0
     x: Tensor, # `[B, ...]` draw from the prior
     times: Tensor, # `[T + 1]` descending
     *,
@@ -147,7 +147,7 @@ def dpm_solver(
 
 # %% ../nbs/03_sampling.ipynb #7273dfbe
 def euler_maruyama(
-    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of $x_0$
+    denoise: Callable, # `denoise(x, t)` with t 0-d, returns the estimate of x0
     x: Tensor, # `[B, ...]` draw from the prior
     times: Tensor, # `[T + 1]` descending
     *,

@@ -300,27 +300,33 @@ def tensors(
     model: GSDNet, # that will answer
     conversation: Conversation, # at most `max_length` utterances: an exported program cuts nothing to pieces
     observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
-) -> tuple: # arguments of `Deterministic`, by their place
+) -> tuple: # arguments of `Deterministic`, by their place; on the model's device
     "A conversation as the tensors that an exported program takes; of a single utterance with one place of padding."
     bits = None if observed is None else [conversation.present & torch.as_tensor(observed)[conversation.rows]]
-    batch = model.align(ConversationBatch.collate([model.transform(conversation)], bits))
+    batch = model.align(ConversationBatch.collate([model.transform(conversation)], bits).to(model.score_scale.device))
     g, short = batch.graph, batch.valid.shape[1] == 1
     longer = lambda x, *axes: F.pad(x, [n for axis in reversed(range(x.ndim)) for n in (0, axis in axes)]) if short else x
     return ({name: longer(x, 1) for name, x in batch.features.items()}, longer(batch.observed, 1), longer(g.valid, 1),
             *(longer(x, 1, 2) for x in (g.same_speaker, g.weights, g.operator)), longer(g.spectrum.values, 1), longer(g.spectrum.vectors, 1, 2))
 
 # %% ../nbs/21_sharing.ipynb #e586f9df
+UNTRACEABLE = baselines.AdjacencyNoise, baselines.KNNFill, baselines.IterativeFill # pairs, neighbours, patterns: as many as the data have, which tracing would fix
+
+
 def traceable(
     model: GSDNet, # trained
     conversation: Conversation, # any of two utterances or more, to trace with
     n, # what the exporter calls the number of utterances
     k, # and the number of eigenpairs
-) -> tuple[tuple, tuple]: # arguments of `Deterministic`, and which of their axes are free
-    "What a model is traced with."
-    if not isinstance(model, GSDNet): raise TypeError(f"got a {type(model).__name__}, expected a GSDNet: only its deterministic path is exported")
+) -> tuple[GSDNet, tuple, tuple]: # a copy of the model on the CPU, arguments of `Deterministic`, and which of their axes are free
+    "What is traced, and with what."
+    if not isinstance(model, GSDNet) or isinstance(model, UNTRACEABLE):
+        raise TypeError(f"got a {type(model).__name__}, expected a GSDNet: only its deterministic path is exported, with `recover` or without, and those of MeanFill and Regression; "
+                        f"{', '.join(c.__name__ for c in UNTRACEABLE)} cannot be: train one of the others for this")
     if conversation.num_nodes < 2: raise ValueError("got a conversation of 1 utterance, expected 2 or more to trace with: the program would be for 1 alone")
     free = ({name: {1: n} for name in model.modalities}, {1: n}, {1: n}, *[{1: n, 2: n}] * 3, {1: k}, {1: n, 2: k})
-    return tensors(model, conversation), free
+    model = copy.deepcopy(model).cpu()
+    return model, tensors(model, conversation), free
 
 # %% ../nbs/21_sharing.ipynb #11914cba
 def export_program(
@@ -328,7 +334,7 @@ def export_program(
     conversation: Conversation, # any of two utterances or more, to trace with
 ) -> torch.export.ExportedProgram: # answers one conversation of any length from 2; `torch.export.save` writes it
     "The deterministic path as a program of tensor operations."
-    arguments, free = traceable(model, conversation, *[torch.export.Dim.AUTO] * 2)
+    model, arguments, free = traceable(model, conversation, *[torch.export.Dim.AUTO] * 2)
     with torch.no_grad(): return torch.export.export(Deterministic(model), arguments, dynamic_shapes=free, strict=False)
 
 # %% ../nbs/21_sharing.ipynb #8bdc61dd
@@ -376,7 +382,7 @@ def export_onnx(
     path, # of the file, such as model.onnx
 ) -> Path: # the file; it answers one conversation of any length, and says in its metadata what it reads
     "The deterministic path as an ONNX file, for runtimes that know nothing of PyTorch; needs `gsdnet[onnx]`."
-    arguments, free = traceable(model, conversation, "utterances", "eigenpairs")
+    model, arguments, free = traceable(model, conversation, "utterances", "eigenpairs")
     if find_spec("onnxscript") is None or not hasattr(torch.onnx, "ops"):
         raise ValueError(f"ONNX needs onnxscript and PyTorch 2.8 or later, got PyTorch {torch.__version__}, expected pip install 'gsdnet[onnx]'")
     with torch.no_grad(), warnings.catch_warnings():

@@ -186,6 +186,14 @@ def validation_masks(
     own = seed if seed in kit.seeds else kit.seeds[seed % len(kit.seeds)]
     return [np.asarray(kit.observed(rate, own)) for rate in rates]
 
+# %% ../nbs/11_trainer.ipynb #082abfc3
+def hiding_masks(dataset, masks, missing_rate, seed):
+    "Masks to measure recovery under: those of validation, or random ones where these hide nothing."
+    split = "valid" if dataset.valid else "train"
+    rows = np.asarray(dataset.split) == SPLITS[split]
+    if any((np.asarray(dataset.available)[rows] & ~mask[rows]).any() for mask in masks): return masks
+    return random_masks(dataset, missing_rate or "mixed", seed, split)
+
 # %% ../nbs/11_trainer.ipynb #3be7e2bd
 def validation_score(
     model: Recogniser, # to judge
@@ -547,7 +555,8 @@ class Trainer:
         protocol, total = self.protocol, int(available.sum())
         if isinstance(protocol, RandomMissing): # a batch of data with holes may not reach the rate that the split does
             protocol = replace(protocol, rate=min(protocol.rate, 1 - int(available.any(1).sum()) / total if total else 0.))
-        return list(torch.as_tensor(protocol.draw(available, dialogue, self.generator)).split(lengths))
+        speaker = torch.cat([c.speaker for c in conversations])
+        return list(torch.as_tensor(protocol.draw(available, dialogue, self.generator, speaker)).split(lengths))
 
     def losses(self,
         conversations: Sequence[Conversation], # of a batch
@@ -569,6 +578,8 @@ class Trainer:
     ) -> dict[str, Tensor]: # named terms, and utterances
         "Gradients of a batch at once."
         terms = self.losses(conversations, shown, second)
+        if not isinstance(terms, dict) or not all(isinstance(x, Tensor) and x.ndim == 0 for x in terms.values()):
+            raise ValueError(f"`loss` of {type(self.model).__name__} gives a {type(terms).__name__}, expected a dict of named scalar terms, such as {{'task': loss}}")
         self.accelerator.backward(sum(terms.values()))
         return terms | {"utterances": torch.tensor(float(sum(c.num_nodes for c in conversations)))}
 
@@ -649,6 +660,7 @@ class Trainer:
         with torch.no_grad():
             if self.step_count: self.average(averaged, current, self.step_count)
             else: torch._foreach_copy_(averaged, current)
+            for old, new in zip(self.averaged.buffers(), self.model.buffers()): old.copy_(new) # statistics of a network of one's own
         self.step_count += 1
         return {name: x.detach() for name, x in (terms | norms).items()}
 
@@ -879,7 +891,7 @@ def fit(
     dataset: ConversationDataset, # with a training split, and best with a validation split
     *,
     model: Callable[[ConversationDataset], Recogniser] | None = None, # builds the model; `GSDNet` if None
-    missing_rate: str | float = "mixed", # one set of weights for all rates, or the one rate to train for
+    missing_rate: str | float | Protocol = "mixed", # one set of weights for all random rates, the one rate to train for, or a law of missingness of one's own
     seed: int = 0, # of weights, masks, noise and order
     kit: MaskKit | None = None, # fixed masks for validation
     config: TrainConfig = TrainConfig(), # how
@@ -894,13 +906,16 @@ def fit(
     except TypeError: raise ValueError(f"got seed={seed!r}, expected a whole number") from None
     if not 0 <= seed < 2 ** 53: raise ValueError(f"got seed={seed}, expected a whole number from 0 to 2^53")
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
-    if kit is not None: kit.check(dataset, by_column=True)
+    if kit is not None:
+        kit.check(dataset, by_column=True)
+        if n := sum(int(kit.split[c.rows[0]]) == SPLITS["test"] for c in dataset.train):
+            raise ValueError(f"got {kit.path}, whose test split has {n} of the {len(dataset.train)} training dialogues of {dataset.name!r}, expected none: go on with dataset.use(kit)")
     for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
         if talks and not any((c.y >= 0).any() if dataset.task == "classification" else c.score.isfinite().any() for c in talks):
             raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
     if isinstance(missing_rate, str) and missing_rate != "mixed":
         raise ValueError(f"got missing_rate={missing_rate!r}, expected 'mixed' or a number such as 0.3")
-    protocol = MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate))
+    protocol, missing_rate = (missing_rate, "mixed") if isinstance(missing_rate, Protocol) else (MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate)), missing_rate)
     if missing_rate != "mixed": reachable_rate(float(missing_rate), torch.cat([c.present for c in dataset.train])) # refused if it cannot be, before anything is trained
     with ONE_AT_A_TIME, own_randomness(seed):
         net = made_for(dataset, model)
@@ -911,7 +926,7 @@ def fit(
         # each process drops out other channels
         if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)
         made = trainer.fit(progress, description=f"{type(net).__name__} seed {seed}", resume=resume)
-        made.measure(dataset.valid or dataset.train, masks or random_masks(dataset, missing_rate, seed, "train"))
+        made.measure(dataset.valid or dataset.train, hiding_masks(dataset, masks, missing_rate, seed))
         if masks: calibrate(made, dataset.valid, masks, seed)
         return made
 

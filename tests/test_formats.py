@@ -1,4 +1,5 @@
 """Other people's files: malicious pickles run nothing, damaged files are refused, good ones come out as they went in."""
+import inspect
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import tracemalloc
 import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gsdnet import pickles
-from gsdnet.data import load_dataset
+from gsdnet.baselines import gsdnet
+from gsdnet.benchmark import with_validation
+from gsdnet.data import SyntheticConversations, load_dataset
 from gsdnet.formats import (LAYOUTS, RefusedPickle, convert, example, load_npy, load_npz, load_pickle, meld_table,
                             read_gcnet, read_meld, read_mmgcn, read_mmsa)
+from gsdnet.trainer import TrainConfig, fit
 from test_hostile import mutated
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -498,6 +503,20 @@ def test_the_five_orders_of_feature_pickles(tmp_path, kind):
     assert not (tmp_path / "out2").exists()
 
 
+def test_the_note_on_an_absent_validation_split_is_true(tmp_path):
+    "What the note says of the command, of `fit` and of `with_validation`."
+    ds = read_mmgcn(save(tmp_path / "meld_multimodal_features.pkl", tuple_of("MELD 13")))
+    note, = [n for n in ds.report["notes"] if "validation split" in n]
+    assert "gsdnet train" in note and "`fit` cuts none" in note
+    many = SyntheticConversations(n_dialogues=60, length=(2, 3), dims=(2, 2, 2)).dataset()
+    many = many.with_split(many.split.where(many.split != 1, 0))
+    share = inspect.signature(with_validation).parameters["share"].default
+    assert f"cut {share:.0%}".replace("%", " %") in note and len(with_validation(many)[0].valid) == round(share * len(many.train))
+    small = partial(gsdnet, latent=4, hidden=4, width=4, denoiser_width=4, denoiser_blocks=1, n_samples=2)
+    history = fit(many, model=small, config=TrainConfig(epochs=2), progress=False).history
+    assert "keeps the last epoch" in note and history["epoch"] == history["epochs"] == 2
+
+
 def test_gcnet_with_scores_and_a_validation_split(tmp_path):
     ids = {"v0": ["v0_1", "v0_2"], "v1": ["v1_1"], "v2": ["v2_1"], "v3": ["v3_1"]}
     labels = {"v0": [-1.5, 2.0], "v1": [0.0], "v2": [0.4], "v3": [1.0]}
@@ -582,6 +601,54 @@ def test_every_form_of_meld_features(good, tmp_path, form):
     assert ds.available.all() and ds.report["utterances"] == truth.n_utterances
 
 
+@pytest.mark.parametrize("form", ["folders", "names"])
+def test_meld_features_with_a_file_per_utterance(good, tmp_path, form):
+    folder, _, features = good["meld"]
+    place = lambda f, uid: tmp_path / "text" / (f"{f}/{uid}.npy" if form == "folders" else f"{f}_{uid}.npy")
+    for f in FILE.values():
+        for uid, x in load_npz(features["text"] / f"{f}.npz").items():
+            place(f, uid).parent.mkdir(parents=True, exist_ok=True)
+            np.save(place(f, uid), np.stack([x - 1, x + 1])) # frames, whose mean is x
+    (tmp_path / "text" / "._dia0_utt0.npy").write_bytes(b"left by a file manager")
+    here, there = read_meld(folder, {"text": tmp_path / "text"}), read_meld(folder, {"text": features["text"]})
+    assert here.available.all() and [c.key for c in here] == [c.key for c in there]
+    for a, b in zip(here, there): torch.testing.assert_close(a.text, b.text)
+    place("train", "dia0_utt0").unlink()
+    assert read_meld(folder, {"text": tmp_path / "text", "audio": features["audio"]}).report["modalities"]["text"]["absent"] == 1
+    np.save(tmp_path / "text/train_0_1.npy", np.ones(3))
+    with pytest.raises(ValueError, match="train_dia0_utt1 has features twice"): read_meld(folder, {"text": tmp_path / "text"})
+    (tmp_path / "text/train_0_1.npy").unlink()
+    (tmp_path / "text/train_dia9_utt9.npy").symlink_to(features["text"] / "train.npz")
+    with pytest.raises(ValueError, match="leaves the folder"): read_meld(folder, {"text": tmp_path / "text"})
+
+
+def test_features_of_meld_in_no_form_name_all_forms(good, tmp_path):
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "odd.npz", first=np.ones(3))
+    save(tmp_path / "odd.pkl", [1, 2])
+    for path in ("empty", "odd.npz", "odd.pkl"):
+        with pytest.raises(ValueError) as refusal: read_meld(good["meld"][0], {"text": tmp_path / path})
+        assert all(form in str(refusal.value) for form in (path, "train, dev, test as .npz or .pkl", "train/dia0_utt0.npy", "train_dia0_utt0.npy", "three such dictionaries"))
+
+
+def test_meld_without_some_emotions(good, tmp_path):
+    "An empty cell is unlabelled and counted; a word that is none of the seven is refused by its line."
+    folder, truth, features = good["meld"]
+    for f in FILE.values(): (tmp_path / f"{f}_sent_emo.csv").write_bytes((folder / f"{f}_sent_emo.csv").read_bytes())
+    lines = (folder / "train_sent_emo.csv").read_text().split("\n")
+    emotions = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+    changed = lambda i, word: next(lines[i].replace(f",{e},neutral,", f",{word},neutral,") for e in emotions if f",{e},neutral," in lines[i])
+    write = lambda i, word: (tmp_path / "train_sent_emo.csv").write_text("\n".join([*lines[:i], changed(i, word), *lines[i + 1:]]))
+    write(2, " ")
+    report = convert(tmp_path, tmp_path / "out", features=features)
+    assert "1 utterances have no emotion in the tables and are unlabelled" in report["notes"] and report["splits"]["train"]["classes"][""] == 1
+    y = load_dataset(tmp_path / "out").y
+    assert (y == -1).sum() == 1 and len(y) == truth.n_utterances and report["dropped"] == {}
+    assert any("1 utterances have no emotion" in note for note in convert(tmp_path, tmp_path / "table")["notes"])
+    write(2, "bored")
+    with pytest.raises(ValueError, match="train_sent_emo.csv: line 3: emotion 'bored', expected one of neutral"): meld_table(tmp_path)
+
+
 def test_meld_tables_with_faults(good, tmp_path):
     content = (good["meld"][0] / "train_sent_emo.csv").read_bytes()
     path = tmp_path / "train_sent_emo.csv"
@@ -603,6 +670,12 @@ def test_convert_says_what_it_found_and_touches_nothing(tmp_path):
     for source, words in ((tmp_path / "list.pkl", "known are gcnet"), (tmp_path / "nowhere", "neither a file nor a folder"),
                           (tmp_path, "expected|known")):
         with pytest.raises(ValueError, match=words): convert(source, tmp_path / "out")
+    by_video = {"video0": {"text": np.ones((2, 3)), "label": [0, 1]}, "video1": {"text": np.ones((1, 3)), "label": [1]}}
+    for content in (by_video, list(by_video.values()), {"train": list(by_video.values()), "dev": [], "test": []}): # a way out for every other packing
+        with pytest.raises(ValueError, match="no known layout.*make the arrays yourself.*27_extending.*'From a table'"):
+            convert(save(tmp_path / "list.pkl", content), tmp_path / "out")
+    page = json.loads((Path(__file__).parent.parent / "nbs/27_extending.ipynb").read_text())
+    assert any("### From a table\n" in cell["source"] for cell in page["cells"])
     (tmp_path / "second.pkl").write_bytes(b"")
     with pytest.raises(ValueError, match="2 pickles"): convert(tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="MODALITY=PATH"): convert(tmp_path / "list.pkl", tmp_path / "out", features=["text"])
