@@ -187,6 +187,13 @@ def validation_masks(
     return [np.asarray(kit.observed(rate, own)) for rate in rates]
 
 # %% ../nbs/11_trainer.ipynb #082abfc3
+def own_split(dataset, kit):
+    "Refuse a kit that was made for other data, or whose test conversations would be trained on."
+    kit.check(dataset, by_column=True)
+    if n := sum(int(kit.split[c.rows[0]]) == SPLITS["test"] for c in dataset.train):
+        raise ValueError(f"got {kit.path}, whose test split has {n} of the {len(dataset.train)} training dialogues of {dataset.name!r}, expected none: go on with dataset.use(kit)")
+
+
 def hiding_masks(dataset, masks, missing_rate, seed):
     "Masks to measure recovery under: those of validation, or random ones where these hide nothing."
     split = "valid" if dataset.valid else "train"
@@ -906,10 +913,7 @@ def fit(
     except TypeError: raise ValueError(f"got seed={seed!r}, expected a whole number") from None
     if not 0 <= seed < 2 ** 53: raise ValueError(f"got seed={seed}, expected a whole number from 0 to 2^53")
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
-    if kit is not None:
-        kit.check(dataset, by_column=True)
-        if n := sum(int(kit.split[c.rows[0]]) == SPLITS["test"] for c in dataset.train):
-            raise ValueError(f"got {kit.path}, whose test split has {n} of the {len(dataset.train)} training dialogues of {dataset.name!r}, expected none: go on with dataset.use(kit)")
+    if kit is not None: own_split(dataset, kit)
     for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
         if talks and not any((c.y >= 0).any() if dataset.task == "classification" else c.score.isfinite().any() for c in talks):
             raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
