@@ -199,7 +199,7 @@ def hiding_masks(dataset, masks, missing_rate, seed):
     split = "valid" if dataset.valid else "train"
     rows = np.asarray(dataset.split) == SPLITS[split]
     if any((np.asarray(dataset.available)[rows] & ~mask[rows]).any() for mask in masks): return masks
-    return random_masks(dataset, missing_rate or "mixed", seed, split)
+    return random_masks(dataset, missing_rate, seed, split) # of a training at rate 0 these hide nothing either
 
 # %% ../nbs/11_trainer.ipynb #3be7e2bd
 def validation_score(

@@ -36,7 +36,7 @@ def outcome(out): return [{k: v for k, v in row.items() if k not in CLOCK} for r
 
 
 def asked(data, out, **changes):
-    return Namespace(**{**dict(data=str(data), out=str(out), models="bigru,zero_fill", trials=2, epochs=1, jobs=1, folds=2, threads=1), **changes})
+    return Namespace(**{**dict(data=str(data), out=str(out), models="bigru,zero_fill", trials=2, epochs=1, jobs=1, folds=2, threads=1, table="tuning.csv"), **changes})
 
 
 @pytest.fixture(scope="module")
