@@ -121,7 +121,10 @@ def trained(name, fold, data, seed, config, own):
     return rows
 
 
-def named(name): return f"{name}, best of {pd.read_csv(chosen.tuned)['trial'].nunique()} trials" if chosen.tuned else name
+TRIALS = pd.read_csv(chosen.tuned) if chosen.tuned else None
+
+
+def named(name): return name if TRIALS is None else f"{name}, best of {TRIALS['trial'].nunique()} trials"
 
 
 def main():
@@ -129,7 +132,7 @@ def main():
     done = {(row["model"], row["fold"], int(row["seed"])) for row in csv.DictReader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
     config = TrainConfig(epochs=2) if chosen.quick else TrainConfig()
     data = load_dataset(chosen.data)
-    own, judged = (best_trials(chosen.tuned, data.name), set(" ".join(pd.read_csv(chosen.tuned)["folds"]).split())) if chosen.tuned else ({}, set())
+    own, judged = ({}, set()) if TRIALS is None else (best_trials(TRIALS, data.name), set(" ".join(TRIALS["folds"]).split()))
     todo = [(name, str(fold), part, 1000 * (1 + i) + start, config, own.get(name)) for start in range(chosen.first, chosen.first + (1 if chosen.quick else chosen.starts))
             for i, (fold, part) in enumerate(folds(data, 5)) if str(fold) not in judged for name in chosen.models.split(",")]
     todo = [t for t in todo if (named(t[0]), t[1], t[3]) not in done]

@@ -919,7 +919,8 @@ def fit(
             raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
     if isinstance(missing_rate, str) and missing_rate != "mixed":
         raise ValueError(f"got missing_rate={missing_rate!r}, expected 'mixed' or a number such as 0.3")
-    protocol, missing_rate = (missing_rate, "mixed") if isinstance(missing_rate, Protocol) else (MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate)), missing_rate)
+    protocol = missing_rate if isinstance(missing_rate, Protocol) else MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate))
+    if protocol is missing_rate: missing_rate = "mixed" # validated at random rates, or under the kit's masks
     if missing_rate != "mixed": reachable_rate(float(missing_rate), torch.cat([c.present for c in dataset.train])) # refused if it cannot be, before anything is trained
     with ONE_AT_A_TIME, own_randomness(seed):
         net = made_for(dataset, model)
