@@ -9,8 +9,11 @@ __all__ = ['Listed', 'benchmark', 'train', 'evaluate', 'predict', 'features', 'c
 # %% ../nbs/29_cli.ipynb #ff32061b
 import os
 import re
+import signal
 import sys
+import threading
 from argparse import SUPPRESS
+from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import signature
@@ -738,6 +741,24 @@ def documented(function) -> dict:
     return {a: b for a, b in zip(lines, lines[1:]) if a.isidentifier()}
 
 # %% ../nbs/29_cli.ipynb #3a2a648a
+STOPPED = "stopped; finished trainings are kept, the same command goes on from there"
+
+
+@contextmanager
+def terminable():
+    "Inside, SIGTERM stops as Ctrl-C does, with its own exit code."
+    def hear(number, frame):
+        stop = KeyboardInterrupt(STOPPED)
+        stop.signal = number
+        raise stop
+
+    mine = threading.current_thread() is threading.main_thread() # no other may listen
+    before = signal.signal(signal.SIGTERM, hear) if mine else None
+    try: yield
+    finally:
+        if mine: signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+# %% ../nbs/29_cli.ipynb #d2e16df5
 def main(
     arguments=None, # list of words; None: those of the program's call
 ) -> int: # exit code: 0 done, 1 some cells of a benchmark failed or an audit found errors, 2 refused, 128 + n stopped by signal n
@@ -746,12 +767,13 @@ def main(
     chosen = parser(*arguments[:1]).parse_args(arguments)
     options = chosen[chosen.command].as_dict()
     options.pop("config", None)
-    try: return COMMANDS[chosen.command](**options)
+    try:
+        with terminable(): return COMMANDS[chosen.command](**options)
     except (ValueError, OSError) as error:
         print(f"gsdnet {chosen.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        said = str(stop) if hasattr(stop, "signal") else "stopped; finished trainings are kept, the same command goes on from there"
+        said = str(stop) if hasattr(stop, "signal") else STOPPED
         if said: print(f"gsdnet {chosen.command}: {said}", file=sys.stderr)
         return 128 + getattr(stop, "signal", 2)
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -320,6 +321,23 @@ def test_the_command_says_how_a_stopped_run_goes_on(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(Trainer, "step", interrupted)
     assert cli.main(["train", "synthetic", "--run", str(tmp_path / "run"), "--model", "bigru"]) == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 1 of" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_is_told_to_end_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    before, step, seen = signal.getsignal(signal.SIGTERM), Trainer.step, []
+
+    def interrupted(self, talks):
+        seen.append(self)
+        if len({id(trainer) for trainer in seen}) == 2: os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, talks)
+    command = ["benchmark", "synthetic", "--models", "bigru", "--seeds", "2", "--rates", "0.3", "--epochs", "1", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        assert cli.main(command) == 128 + signal.SIGTERM
+    assert "the same command goes on" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert cli.main(command) == 0 and len(pd.read_csv(tmp_path / "results.csv")) == 2
+    assert kept and all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
 def test_nothing_that_is_kept_is_a_pickle(stopped):
