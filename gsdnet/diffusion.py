@@ -370,7 +370,7 @@ class SpectralDiffusion(nn.Module):
         sigma: float, # share of noise
         graph: GraphBatch, # the graphs
     ) -> Tensor: # `[B, N, S, D]`
-        "Draws of `alpha e + sigma z`: e follows the law of the first estimate's error, as `measure` found it, and z is white."
+        "Draws of `alpha e + sigma ε`: e follows the law of the first estimate's error, as `measure` found it, and ε is white."
         if not (alpha and bool(self.error_channels.any())): return sigma * noise
         spectrum, size = graph.spectrum, self.error_channels.square().sum(0).sqrt() # C = V diag(size²) Vᵀ, block by block
         axes = torch.where(size > 0, self.error_channels / size.clamp(min=1e-30), torch.eye(len(size), device=size.device))

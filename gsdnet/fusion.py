@@ -28,7 +28,7 @@ class ModalityGate(nn.Module):
     def forward(self,
         z: Tensor, # `[..., M, d]` latents
         observed: Tensor, # bool `[..., M]`
-        nearby: Tensor, # `[..., M]` share of each modality observed among the neighbours
+        nearby: Tensor, # `[..., M]` share of each modality observed among the utterance and its neighbours
     ) -> Tensor: # `[..., M, d]` gated latents; a learned vector stands where nothing was observed
         e = torch.where(observed[..., None], z, self.mask)
         said, there = self.gate.weight.split([z.shape[-1], 2 * z.shape[-2]], 1)
@@ -37,7 +37,7 @@ class ModalityGate(nn.Module):
 
 # %% ../nbs/09_fusion.ipynb #e803be5b
 class ConversationConv(nn.Module):
-    "One graph layer: neighbours, spectral neighbours, own earlier and later turns, the others' turns."
+    "One graph layer: neighbours, spectral neighbours, the speaker's turns, the utterance among them, and the others' turns."
     def __init__(self,
         width: int, # channels, a multiple of 4
         n_modalities: int, # M, each with a spectrum of its own

@@ -101,7 +101,7 @@ def ddim(
 
 
 def _ancestral_std(now: Moment, then: Moment) -> float:
-    "Deviation of $x_s$ given $x_t$ and $x_0$."
+    "Deviation of $x_{t'}$ given $x_t$ and $x_0$."
     kept = now.alpha * then.sigma / (then.alpha * now.sigma)
     return then.sigma * math.sqrt(max(1 - kept**2, 0.))
 
