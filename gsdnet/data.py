@@ -191,7 +191,7 @@ def _by_name(x, numbers, name, where):
     "Names as the numbers they stand for."
     words = x.astype(str)
     if stray := sorted(set(words.tolist()) - set(numbers)):
-        raise ValueError(f"{where}: array `{name}` has {shown(str(stray[0]))}, expected some of {shown(', '.join(filter(None, numbers)))}")
+        raise ValueError(f"{where}: array `{name}` has {shown(str(stray[0]))}, expected some of {shown(', '.join(word for word, i in numbers.items() if i >= 0))}")
     return np.array([numbers[word] for word in words.tolist()], np.int64)
 
 def _whole_numbers(arrays, name, n, where, absent=None, numbers=None):
@@ -328,15 +328,35 @@ def _column_of(frame, features, name):
         x[i] = cells[i]
     return x, present
 
+def _told_of_each(frame, columns, position, name):
+    "Refuse a table that does not say of an utterance where it belongs, or says when in words."
+    for column in columns:
+        if (empty := frame[column].isna().to_numpy()).any():
+            raise ValueError(f"{name}: column {column!r} is empty in {empty.sum()} of {len(frame)} rows (first: row {empty.argmax()}), expected a value in each: leave these rows out, or give a value to them")
+    if position is not None and frame[position].dtype.kind not in "iufmM":
+        raise ValueError(f"{name}: column {position!r} has dtype {frame[position].dtype}, expected numbers or times that grow in the order of speech, since words sort '10' before '2': convert it, as in pandas.to_numeric(frame[{position!r}])")
+
+def _classes_of(column, names, name):
+    "Labels as a data set takes them, and the classes' names: words are looked up in the names, whole numbers are places among them, -1 and nothing are no label."
+    if column.dtype.kind not in "iuf":
+        words = column.astype(object).where(column.notna(), "").to_numpy()
+        return words, sorted(set(words.tolist()) - {""}) if names is None else names
+    numbers = column.astype(float).fillna(-1).to_numpy()
+    if (broken := numbers % 1 != 0).any(): raise ValueError(f"{name}: column {column.name!r} has the label {numbers[broken][0]:g}, expected whole numbers or names of classes: give regression targets as `score`")
+    places = numbers.astype(np.int64)
+    if names is not None: return places, names
+    there = sorted(set(places.tolist()) - {-1})
+    return np.array([there.index(y) if y in there else -1 for y in places.tolist()]), [str(y) for y in there]
+
 def from_frame(
     frame, # pandas data frame, a row per utterance, in any order
     features: dict, # by modality: the column of its vectors, empty where nothing was recorded, or the list of columns of its features
     *,
     dialogue: str, # column that says which conversation
-    position: str | None = None, # column of numbers that grow in the order of speech, such as seconds; the order of rows if left out
+    position: str | None = None, # column of numbers or times that grow in the order of speech; the order of rows if left out
     speaker: str | None = None, # column; one speaker if left out
-    label: str | None = None, # column of names, empty where unlabelled
-    label_names=None, # names of the classes, in order; those that occur, in alphabetical order, if left out
+    label: str | None = None, # column of names, or of numbers that are places in `label_names`; empty where unlabelled
+    label_names=None, # names of the classes, in order; those that occur, in the order of the alphabet or of numbers, if left out
     score: str | None = None, # column of regression targets, NaN where unlabelled
     split: str | None = None, # column of train, valid (dev, val) or test; all train if left out
     group: str | None = None, # column of what folds leave out whole, such as sessions
@@ -346,15 +366,15 @@ def from_frame(
     asked = [c for c in (dialogue, position, speaker, label, score, split, group, *features.values()) if c is not None]
     if lacking := sorted({c for c in np.hstack(asked).tolist() if c not in frame.columns}):
         raise ValueError(f"{name}: the table has no column {', '.join(lacking)}, expected some of {shown(', '.join(map(str, frame.columns)))}")
-    codes = lambda column: frame.groupby(column, sort=False, dropna=False).ngroup().to_numpy()
-    talks = frame.groupby(dialogue, dropna=False)
+    _told_of_each(frame, [c for c in (dialogue, position, speaker, group) if c is not None], position, name)
+    codes = lambda column: frame.groupby(column, sort=False).ngroup().to_numpy()
+    talks = frame.groupby(dialogue)
     arrays = {"dialogue_id": codes(dialogue), "position": (talks.cumcount() if position is None else talks[position].rank("dense") - 1).to_numpy(np.int64)}
     for modality, columns in features.items(): arrays[modality], arrays[f"{modality}_present"] = _column_of(frame, columns, modality)
     if speaker: arrays["speaker"] = codes(speaker)
     if group: arrays["group"] = codes(group)
     if score: arrays["score"] = frame[score].astype(float).to_numpy(np.float32)
-    if label: arrays["label"] = frame[label].astype(object).where(frame[label].notna(), "").to_numpy()
-    if label and label_names is None: label_names = sorted(set(arrays["label"].tolist()) - {""})
+    if label: arrays["label"], label_names = _classes_of(frame[label], label_names, name)
     arrays["split"] = frame[split].to_numpy() if split else np.zeros(len(frame), np.int8)
     return ConversationDataset(arrays, list(features), label_names=label_names, name=name, title=name)
 

@@ -510,7 +510,7 @@ class Recogniser(nn.Module):
         ask, # function of a batch, and of bool `[B, N]`, its utterances to keep, to arrays of their rows
         samples=None, # of each utterance with holes; as many as the model draws if None
     ) -> list: # of arrays over all utterances; None where `ask` gives None
-        "Arrays that are asked of every batch, in evaluation mode, in the order of the conversations and of their utterances."
+        "Arrays that are asked of every batch, in evaluation mode and without its labels, in the order of the conversations and of their utterances."
         if not len(conversations): raise ValueError("got no conversations, expected at least one")
         training = self.training
         if training: self.eval() # a walk over all modules
@@ -520,7 +520,8 @@ class Recogniser(nn.Module):
             for b, (place, p) in enumerate(places):
                 kept[b, p.first - p.start:p.last - p.start] = True
                 parts.append((place, p.first, n, n := n + p.last - p.first))
-            found.append(ask(batch, torch.from_numpy(kept)))
+            unlabelled = replace(batch, y=torch.full_like(batch.y, -1), score=None if batch.score is None else torch.full_like(batch.score, torch.nan))
+            found.append(ask(unlabelled, torch.from_numpy(kept)))
         if training: self.train()
         order = np.concatenate([np.arange(*part[2:]) for part in sorted(parts)])
         return [None if column[0] is None else np.concatenate(column)[order] for column in zip(*found)]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import architectures, baselines
-from .benchmark import commit
+from .benchmark import commit, one_row_a_cell, read_results
 from .checkpoint import write_whole
 from .conversation import Conversation, ConversationBatch, GraphBatch
 from .data import ConversationDataset
@@ -74,12 +74,13 @@ def result_table(
     name: str, # of the model in it, such as "gsdnet"
 ) -> pd.DataFrame: # a line for each data set, protocol, missing rate, mask file and commit
     "Mean and deviation over seeds and folds of a model's scores."
-    try: rows = pd.read_csv(results)
+    try: rows = read_results(results)
     except ValueError as error: raise ValueError(f"{results} is no table ({shown(str(error))}), expected results.csv of gsdnet benchmark") from None
     groups = ["dataset", "protocol", "rate", "mask_hash", "commit"]
     if absent := {"model", "seed", *groups} - set(rows): raise ValueError(f"{results} has no column {', '.join(sorted(absent))}, expected results.csv of gsdnet benchmark")
     rows = rows[rows["model"] == name]
     if not len(rows): raise ValueError(f"{results} has no row of model {name!r}, expected some: name another model or another file")
+    one_row_a_cell(rows)
     scores = [c for c in ("weighted_f1", "accuracy", "mae", "corr") if c in rows and rows[c].notna().any()]
     bad = [score for score in scores if not pd.api.types.is_numeric_dtype(rows[score])]
     if bad: raise ValueError(f"{results} holds words in column {', '.join(bad)}, expected numbers: was it edited?")

@@ -894,6 +894,23 @@ def made_for(dataset, model):
     return net
 
 # %% ../nbs/11_trainer.ipynb #6a21e4a2
+def protocol_of(
+    missing_rate: str | float | Protocol, # as `fit` takes it
+    dataset: ConversationDataset, # with a training split
+    seed: int, # of a mask drawn to see that it can be
+) -> Protocol: # of the training masks
+    "The law by which training hides entries, refused before anything is trained if it cannot be followed."
+    rows = dataset.split == 0
+    if isinstance(missing_rate, Protocol):
+        draw_mask(dataset.available[rows], missing_rate, dataset.dialogue[rows], dataset.speaker[rows], seed=seed)
+        return missing_rate
+    if isinstance(missing_rate, str):
+        if missing_rate != "mixed": raise ValueError(f"got missing_rate={missing_rate!r}, expected 'mixed' or a number such as 0.3")
+        return MixedMissing()
+    reachable_rate(float(missing_rate), dataset.available[rows])
+    return RandomMissing(float(missing_rate))
+
+# %% ../nbs/11_trainer.ipynb #df641aba
 def fit(
     dataset: ConversationDataset, # with a training split, and best with a validation split
     *,
@@ -917,11 +934,8 @@ def fit(
     for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
         if talks and not any((c.y >= 0).any() if dataset.task == "classification" else c.score.isfinite().any() for c in talks):
             raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
-    if isinstance(missing_rate, str) and missing_rate != "mixed":
-        raise ValueError(f"got missing_rate={missing_rate!r}, expected 'mixed' or a number such as 0.3")
-    protocol = missing_rate if isinstance(missing_rate, Protocol) else MixedMissing() if missing_rate == "mixed" else RandomMissing(float(missing_rate))
+    protocol = protocol_of(missing_rate, dataset, seed)
     if protocol is missing_rate: missing_rate = "mixed" # validated at random rates, or under the kit's masks
-    if missing_rate != "mixed": reachable_rate(float(missing_rate), torch.cat([c.present for c in dataset.train])) # refused if it cannot be, before anything is trained
     with ONE_AT_A_TIME, own_randomness(seed):
         net = made_for(dataset, model)
         net.fit_standardization(dataset.train)

@@ -18,7 +18,7 @@ from gsdnet.missing import MaskKit
 from gsdnet.model import Recogniser
 
 COLUMNS = ("dataset,protocol,rate,realised_rate,fold,seed,model,accuracy,weighted_f1,recovery_mse,recovery_cosine,epoch,epochs,"
-           "seconds_per_epoch,utterances_per_second,parameters,mask_hash,data_hash,config_hash,commit,validation,test_mask,macro_f1,uar,nll,ece").split(",")
+           "seconds_per_epoch,utterances_per_second,parameters,mask_hash,data_hash,config_hash,commit,validation,test_mask,macro_f1,uar,nll,ece,split_hash").split(",")
 CLOCK = ["seconds_per_epoch", "utterances_per_second"]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 PROGRAM = [sys.executable, "-c", "import sys; from gsdnet.cli import main; sys.exit(main())"]
