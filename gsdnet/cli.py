@@ -324,8 +324,9 @@ def train(
     how = loads(dumps(dict(training=config.settings(), architecture=architecture or {}), default=str))
     finished = Path(run) / "run.json"
     if resume and finished.exists():
-        same_run(load_json(finished), facts, how, run)
-        print(finished.read_text(encoding="utf-8") if json else f"{run} is finished, nothing is left to do")
+        kept = load_json(finished)
+        same_run(kept, facts, how, run)
+        print(finished.read_text(encoding="utf-8") if json else f"{run} is finished, nothing is left to do: {kept.get('model')}, {(kept.get('history') or {}).get('epochs')} epochs, seed {kept.get('seed')}")
         return 0
     try:
         made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
@@ -741,14 +742,15 @@ def documented(function) -> dict:
     return {a: b for a, b in zip(lines, lines[1:]) if a.isidentifier()}
 
 # %% ../nbs/29_cli.ipynb #3a2a648a
-STOPPED = "stopped; finished trainings are kept, the same command goes on from there"
+STOPPED = {"benchmark": "stopped; finished trainings are kept, the same command goes on from there",
+           "train": "stopped; where a checkpoint was written, the same command goes on from it with --resume"}
 
 
 @contextmanager
 def terminable():
     "Inside, SIGTERM stops as Ctrl-C does, with its own exit code."
     def hear(number, frame):
-        stop = KeyboardInterrupt(STOPPED)
+        stop = KeyboardInterrupt()
         stop.signal = number
         raise stop
 
@@ -764,17 +766,25 @@ def main(
 ) -> int: # exit code: 0 done, 1 some cells of a benchmark failed or an audit found errors, 2 refused, 128 + n stopped by signal n
     "Run one command."
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    chosen = parser(*arguments[:1]).parse_args(arguments)
-    options = chosen[chosen.command].as_dict()
-    options.pop("config", None)
+    name = arguments[0] if arguments else ""
+    if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace") # a terminal without ± gets a question mark, and its answer
     try:
-        with terminable(): return COMMANDS[chosen.command](**options)
+        with terminable():
+            chosen = parser(*arguments[:1]).parse_args(arguments)
+            options = chosen[chosen.command].as_dict()
+            options.pop("config", None)
+            code = COMMANDS[chosen.command](**options)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError: # who was reading has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
-        print(f"gsdnet {chosen.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gsdnet {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
-        said = str(stop) if hasattr(stop, "signal") else STOPPED
-        if said: print(f"gsdnet {chosen.command}: {said}", file=sys.stderr)
+    except KeyboardInterrupt as stop: # a training that stopped after a step says so itself; of several processes, one does
+        said = str(stop) if stop.args else STOPPED.get(name, "stopped before it was done")
+        if said: print(f"gsdnet {name}: {said}", file=sys.stderr)
         return 128 + getattr(stop, "signal", 2)
 
 # %% ../nbs/29_cli.ipynb #f2ac8a37

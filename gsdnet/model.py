@@ -9,6 +9,7 @@ __all__ = ['GSDConfig', 'Prediction', 'keyed_generators', 'built', 'Recogniser',
 import hashlib
 import inspect
 import json
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -223,6 +224,11 @@ def keyed_generators(
 # %% ../nbs/10_model.ipynb #e4d856e7
 BUDGET, PADDING = 2048, 512 # rows (padded utterances x samples) that predictions keep at work, and how many of them may be padding
 CALIBRATION = ("temperature", "slope", "residual") # what a trained model was calibrated with, in config.json beside its settings
+
+
+def code_of(raw: bytes) -> str:
+    "What config.json says of the file of weights that it was saved with."
+    return hashlib.sha256(raw).hexdigest()[:16]
 
 # %% ../nbs/10_model.ipynb #5869e4b3
 def built(
@@ -573,12 +579,13 @@ class Recogniser(nn.Module):
     def save_pretrained(self,
         folder, # made if absent
     ) -> None:
-        "Write `model.safetensors` and `config.json`, each of them whole or not at all."
+        "Write `model.safetensors` and `config.json`, each of them whole or not at all; the second has a code of the first, so that halves of two models are no model."
         folder, meta = Path(folder), {"class": type(self).__name__, **asdict(self.config)}
         meta |= {name: getattr(self, name) for name in CALIBRATION}
         if own := self.writable(): meta["made_with"] = own
-        write_whole(folder / "model.safetensors", save({k: v.contiguous().cpu() for k, v in self.state_dict().items()}))
-        write_whole(folder / "config.json", json.dumps(meta, indent=2) + "\n")
+        weights = save({k: v.contiguous().cpu() for k, v in self.state_dict().items()})
+        write_whole(folder / "model.safetensors", weights)
+        write_whole(folder / "config.json", json.dumps(meta | {"weights": code_of(weights)}, indent=2) + "\n")
 
     def writable(self) -> dict: # by name; of the package's own classes none
         "Arguments beside the configuration with which the model can be made again; refused where a file cannot hold them."
@@ -607,9 +614,14 @@ class Recogniser(nn.Module):
         own = meta.pop("made_with", {})
         if not isinstance(own, dict): raise ValueError(f"got made_with={shown(str(own))} in {folder / 'config.json'}, expected arguments by name: the file was tampered with")
         known, calibration = {f.name for f in fields(GSDConfig)}, {name: meta.pop(name) for name in CALIBRATION if name in meta}
+        if any(type(value) not in (int, float) for value in calibration.values()): raise ValueError(f"got {calibration} in {folder / 'config.json'}, expected numbers")
+        raw, code = (folder / "model.safetensors").read_bytes(), meta.pop("weights", None) # models of before 0.2 have none
+        tensors = read_tensors(raw, folder / "model.safetensors")
+        if code not in (None, code_of(raw)):
+            raise ValueError(f"got weights {code_of(raw)} in {folder}, config.json belongs to {shown(str(code))}, expected the two files of one model: they are damaged or were not saved together; save or fetch the folder anew")
         if unknown := set(meta) - known:
             raise ValueError(f"got unknown settings {sorted(unknown)} in {folder / 'config.json'}, expected some of {sorted(known)}")
-        model = built(partial(cls, **own), meta, read_tensors((folder / "model.safetensors").read_bytes(), folder / "model.safetensors"), folder / "config.json")
+        model = built(partial(cls, **own), meta, tensors, folder / "config.json")
         for name, value in calibration.items(): setattr(model, name, float(value))
         if not (0 < model.temperature < float("inf") and 0 < model.slope < float("inf") and 0 <= model.residual < float("inf")):
             raise ValueError(f"got {calibration} in {folder / 'config.json'}, expected a finite positive temperature and slope and a finite residual of 0 or more")
@@ -726,13 +738,16 @@ class GSDNet(Recogniser):
         batch_size: int | None = None, # dialogues; by default as many as the processor's cache likes
     ) -> np.ndarray: # `[n, 2·width]`, rows as those of `predict`
         "The fused state of each utterance, mean over samples: what the joint head answers from."
-        states = []
+        states, mine = [], threading.get_ident()
+
+        def hear(head, given):
+            if threading.get_ident() == mine: states.append(given[0]) # others may be asking the same model
 
         def ask(batch, kept):
             states.clear()
             self.outputs(batch, seed=seed)
             return states[0].float().mean(2).cpu()[kept].numpy(), # `[B, N, S, 2·width]` before
-        watch = self.fusion.head.register_forward_pre_hook(lambda head, given: states.append(given[0]))
+        watch = self.fusion.head.register_forward_pre_hook(hear)
         try: return self.in_order(conversations, observed, batch_size, ask)[0]
         finally: watch.remove()
 

@@ -303,6 +303,8 @@ def tensors(
     observed=None, # bool `[N, M]` by row of the data set; everything recorded if None
 ) -> tuple: # arguments of `Deterministic`, by their place; on the model's device
     "A conversation as the tensors that an exported program takes; of a single utterance with one place of padding."
+    if conversation.num_nodes > model.config.max_length:
+        raise ValueError(f"got a conversation of {conversation.num_nodes} utterances, expected at most max_length={model.config.max_length}: cut it into overlapping pieces, as `pieces` does, and ask for each")
     bits = None if observed is None else [conversation.present & torch.as_tensor(observed)[conversation.rows]]
     batch = model.align(ConversationBatch.collate([model.transform(conversation)], bits).to(model.score_scale.device))
     g, short = batch.graph, batch.valid.shape[1] == 1

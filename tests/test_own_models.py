@@ -60,7 +60,7 @@ def test_a_model_made_with_something_else_is_another_model(tmp_path):
     assert first["nll"].item() != other["nll"].item()
     again = grid.run(small(tmp_path, {"mine": mine(2)})) # by place as by name, and by default
     pd.testing.assert_frame_equal(again, first)
-    assert grid.settings(mine(), TALKS) == grid.settings(mine(2), TALKS)
+    assert grid.identity_of(mine()(TALKS)) == grid.identity_of(mine(2)(TALKS))
 
 
 @dataclass
@@ -71,15 +71,14 @@ class Law:
 
 
 def test_what_is_noticed_of_what_json_cannot_hold(monkeypatch):
-    of = lambda x: grid.fingerprint(grid.settings(lambda d: Mine(GSDConfig.of(d, **TINY), sizes=x), TALKS))
+    of = lambda x: grid.fingerprint(grid.identity_of(mine(sizes=x)(TALKS)))
     assert of(np.zeros(3)) == of(np.zeros(3)) != of(np.ones(3)) and of(torch.zeros(3)) != of(torch.ones(3))
     assert of(Law(1, np.zeros(2))) == of(Law(1, np.zeros(2))) != of(Law(1, np.ones(2))) and of(Law(1, np.zeros(2))) != of(Law(2, np.zeros(2)))
     assert of(nn.ReLU) != of(nn.GELU) and of([nn.ReLU]) != of([nn.GELU]) and of(object()) == of(object())
     assert of((1, 2)) == of([1, 2]) != of([1, np.int64(3)]) == of([1, 3])
-    wide = lambda d: Wider(GSDConfig.of(d, **TINY))
-    before = grid.settings(wide, TALKS)
+    before = grid.identity_of(Wider(GSDConfig.of(TALKS, **TINY)))
     monkeypatch.setattr(Wider, "n", 2)
-    assert grid.settings(wide, TALKS) != before
+    assert grid.identity_of(Wider(GSDConfig.of(TALKS, **TINY))) != before
 
 
 def test_the_identity_of_the_packages_models_is_class_and_configuration():
@@ -88,7 +87,7 @@ def test_the_identity_of_the_packages_models_is_class_and_configuration():
         with torch.device("meta"): net = make(TALKS)
         assert grid.identity_of(net) == {"class": type(net).__name__, **net.config.settings()}, name
         assert net.writable() == {} == net.made_with == net.made_with_others, name
-    assert grid.fingerprint(grid.settings(MODELS["gsdnet"], TALKS)) == "1971e2b4f479dc1d" and grid.fingerprint(grid.settings(MODELS["gcnet_like"], TALKS)) == "0c9266b0fc24b117"
+    assert grid.fingerprint(grid.identity_of(MODELS["gsdnet"](TALKS))) == "1971e2b4f479dc1d" and grid.fingerprint(grid.identity_of(MODELS["gcnet_like"](TALKS))) == "0c9266b0fc24b117"
 
 
 def test_an_own_model_comes_back_as_it_was(tmp_path):
@@ -110,7 +109,7 @@ def test_an_own_model_comes_back_as_it_was(tmp_path):
 def test_the_packages_models_are_written_as_they_were(tmp_path):
     GSDNet(GSDConfig.of(TALKS, **TINY)).save_pretrained(tmp_path)
     meta = json.loads((tmp_path / "config.json").read_text())
-    assert set(meta) == {"class", "temperature", "slope", "residual", *GSDConfig.__dataclass_fields__}
+    assert set(meta) == {"class", "weights", "temperature", "slope", "residual", *GSDConfig.__dataclass_fields__}
     (tmp_path / "config.json").write_text(json.dumps(meta | {"made_with": {"heads": 2}}))
     with pytest.raises(ValueError, match="describes no model"): GSDNet.from_pretrained(tmp_path)
 
