@@ -10,7 +10,7 @@ samples of other utterances of the dialogue -3, the observed graph's spectrum in
 
 `--models regression,wide_twin --starts 5` asks the same of what else was compared without text on shared seeds (`iemocap4_no_text_parts`: +1.8 and +2.6). Expected, when 32 pairs with the twin had shown .45 in the place of 1.5: they shrink as well, to +.6 against regression and +1 against the wide twin.
 `--models bigru,transformer --starts 5` asks it of the two yardsticks whose lead is large. Expected: it stays, within half a point of what shared seeds had at random rates (+3.2 and +4.1), and above zero without text (+2.4 and +7.0).
-`--first 10 --starts 5` (not run to its end yet) asks GSDNet and its twin once more, with starts 10 to 14 of each fold, when fifty pairs had shown .60 (-.06 to 1.28) with all text gone and .26 (.11 to .42) at random. Expected: .6 and .25 again. And samples of another *dialogue*, where others'
+`--first 10 --starts 5` asks GSDNet and its twin once more, with starts 10 to 14 of each fold, when fifty pairs had shown .60 (-.06 to 1.28) with all text gone and .26 (.11 to .42) at random. Expected: .6 and .25 again. And samples of another *dialogue*, where others'
 of the same had cost .24 and .02: if answers read what fillings say of the dialogue at large, these cost as much as nothing in their place (about 1 and .35); expected is less than half of that, as fillings then are a regularisation.
 `--models bigru,transformer --starts 5 --tuned results/tuning32.csv` gives the two yardsticks the best of 32 trials where GSDNet has the settings it has, on the four sessions that did not judge the trials. Expected: GSDNet stays ahead at random rates, by +1.9 and +3, and over four sessions
 the interval has zero in it against the recurrent network; without text nothing is shown against it. `--models gcnet_like --starts 2`: +3.5 at random, +2 without text.
@@ -80,7 +80,7 @@ def others(model, batch, recovery):
 
 
 def strangers(model, batch, recovery):
-    "Samples of another utterance half a batch away, nearly always of another dialogue, of other speakers."
+    "Samples of another utterance half a batch away, nearly always of another dialogue; in a test session of IEMOCAP the same two people speak in all of them."
     return elsewhere(recovery, [torch.nonzero(batch.valid, as_tuple=True)])
 
 

@@ -10,17 +10,18 @@ __all__ = ['MODELS', 'BiLSTM', 'time_relations', 'speaker_relations', 'Relationa
 # %% ../nbs/14_architectures.ipynb #8f5120f6
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .baselines import BASELINES, SelfAttention
+from .baselines import BASELINES, Masked, SelfAttention
 from .conversation import ConversationBatch
 from .data import ConversationDataset
 from .diffusion import Recovery
 from .fusion import row_normalized
-from .model import Encoder, GSDConfig, GSDNet, Recogniser, keyed_generators
+from .model import Encoder, GSDConfig, GSDNet, Recogniser
 from .sampling import ddim, euler_maruyama, timesteps
 from .sde import VESDE, draw_times, expand, perturb, v_target, x0_from_v
 
@@ -127,14 +128,12 @@ class GCNetLike(Recogniser):
         h = self.lstm(torch.cat([*self.standardized(batch).values()], -1), valid)
         return self.by_time(h, time_relations(near), valid) + self.by_speaker(h, speaker_relations(near, batch.speaker), valid)
 
-    def outputs(self,
+    def forward(self,
         batch: ConversationBatch, # aligned
-        *,
-        seed: int = 0, # nothing is sampled
-        **options, # of samplers: nothing is sampled
-    ) -> Tensor: # `[1, B, N, C]`
-        "Answer a batch."
-        return self.head(self.states(batch))[None]
+    ) -> Tensor: # `[B, N, C]`
+        return self.head(self.states(batch))
+
+    outputs = Masked.outputs # nothing is sampled
 
     def reconstruct(self,
         batch: ConversationBatch, # aligned
@@ -282,9 +281,9 @@ class IMDerLike(Recogniser):
     sde = VESDE((2 * math.log(25))**-0.5, 25 * (2 * math.log(25))**-0.5)
 
     def __init__(self,
-        config: GSDConfig, # `denoiser_width` is the U-Net's; `latent`, `hidden`, `width`, `n_steps`, `n_samples` as in GSDNet
+        config: GSDConfig, # `denoiser_width` is the U-Net's; `latent`, `hidden`, `width`, `n_steps`, `n_samples` as in GSDNet; `recover` is switched on
     ):
-        super().__init__(config)
+        super().__init__(replace(config, recover=True))
         c, m = config, len(config.dims)
         self.encoders = nn.ModuleDict({n: Encoder(d, c.hidden, c.latent, c.encoder_dropout) for n, d in c.dims.items()})
         self.scores = nn.ModuleList(ScoreUNet(c.latent, m * (c.latent + 1), c.denoiser_width, self.positions)
@@ -293,9 +292,9 @@ class IMDerLike(Recogniser):
         self.context = SelfAttention(c.width, c.dropout)
         self.head = nn.Sequential(nn.Dropout(c.dropout), nn.Linear(c.width, c.n_outputs))
 
-    # latents and the error of their recovery are GSDNet's own lines, so that figures of the two mean the same
+    # latents, the error of their recovery and the way to the answers are GSDNet's own lines, so that figures of the two mean the same
     encode, clean, recovery_error = GSDNet.encode, GSDNet.clean, GSDNet.recovery_error
-    samples = GSDNet.samples
+    samples, outputs = GSDNet.samples, GSDNet.outputs
 
     def sample(self,
         network: ScoreUNet, # of one modality
@@ -348,24 +347,15 @@ class IMDerLike(Recogniser):
         return torch.cat([z.flatten(-2), observed.to(z.dtype).expand(*z.shape[:-1])], -1)
 
     def fuse(self,
-        z: Tensor, # `[S, B, N, M, d]` latents, recovered where hidden
+        z: Tensor, # `[B, N, M, d]` latents
+        observed: Tensor, # bool `[B, N, M]`
         batch: ConversationBatch, # aligned
+        recovery: Recovery | None = None, # of these latents; they are fused as they are if None
     ) -> Tensor: # `[S, B, N, C]`
         "Answers of the Transformer over each sample."
-        h = self.inputs(self.given(z, batch.observed))
+        z = z[None] if recovery is None else recovery.values.unflatten(-1, z.shape[-2:])
+        h = self.inputs(self.given(z, observed))
         return self.head(self.context(h.flatten(0, 1), batch.valid.repeat(len(z), 1)).view(h.shape))
-
-    def outputs(self,
-        batch: ConversationBatch, # aligned
-        *,
-        seed: int = 0, # of the sampling noise
-        n_steps: int | None = None, # of the sampler
-        n_samples: int | None = None, # of the posterior
-    ) -> Tensor: # `[S, B, N, C]`
-        "Answer a batch."
-        z = self.encode(batch)
-        found = self.recover(batch, n_steps, n_samples, keyed_generators(batch.keys, seed), z)
-        return self.fuse(found.values.unflatten(-1, z.shape[-2:]), batch)
 
     def loss(self,
         batch: ConversationBatch, # with targets
@@ -381,7 +371,7 @@ class IMDerLike(Recogniser):
         kept = (torch.rand(len(clean), generator=generator) >= c.path_drop).to(clean)[:, None, None, None]
         z = z + found[0] * ~batch.observed[..., None] * kept
         return {"score": c.feature_weight * self.score_loss(clean, recovery_observed, complete.observed, generator),
-                "masked": self.task_loss(self.fuse(z[None], batch)[0], batch)}
+                "masked": self.task_loss(self.fuse(z, batch.observed, batch)[0], batch)}
 
     def score_loss(self,
         clean: Tensor, # `[B, N, M, d]` latents of all that is known
@@ -453,14 +443,12 @@ class MMINLike(Recogniser):
     # latents and the error of their recovery are GSDNet's own lines, so that figures of the two mean the same
     encode, clean, recovery_error = GSDNet.encode, GSDNet.clean, GSDNet.recovery_error
 
-    def outputs(self,
+    def forward(self,
         batch: ConversationBatch, # aligned
-        *,
-        seed: int = 0, # nothing is sampled
-        **options, # of samplers: nothing is sampled
-    ) -> Tensor: # `[1, B, N, C]`
-        "Answer a batch."
-        return self.head(self.there(self.encode(batch).flatten(-2))[1])[None]
+    ) -> Tensor: # `[B, N, C]`
+        return self.head(self.there(self.encode(batch).flatten(-2))[1])
+
+    outputs = Masked.outputs # nothing is sampled
 
     @torch.no_grad()
     def recover(self,

@@ -15,14 +15,13 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 import traceback
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from operator import index
 from pathlib import Path
 from typing import Callable
@@ -36,7 +35,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import gsdnet
-from .checkpoint import write_whole
+from .checkpoint import commit, write_whole
 from .data import ConversationDataset, folds, never_recorded
 from .files import shown
 from .metrics import evaluate
@@ -183,18 +182,6 @@ def fingerprint(
         if array: h.update(np.ascontiguousarray(part).tobytes())
     return h.hexdigest()[:16]
 
-# %% ../nbs/15_benchmark.ipynb #42bb6585
-@cache # asked once: what a process runs is what it has imported, whatever is committed meanwhile
-def commit() -> str:
-    "The commit of the source this package runs from ('+' where it was edited since), or the version where it is no repository."
-    here = Path(__file__).parent if "__file__" in globals() else Path(gsdnet.__file__).parent
-    git = lambda *args: subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True)
-    try:
-        if git("ls-files", "--error-unmatch", "__init__.py").returncode: return gsdnet.__version__
-        edited = git("status", "--porcelain", "--", ".").stdout.strip()
-        return git("rev-parse", "--short=12", "HEAD").stdout.strip() + "+" * bool(edited)
-    except OSError: return gsdnet.__version__
-
 # %% ../nbs/15_benchmark.ipynb #4174a919
 def versions() -> dict:
     "Versions of what a result may depend on."
@@ -203,16 +190,11 @@ def versions() -> dict:
     return {"gsdnet": gsdnet.__version__, "python": platform.python_version(), **found}
 
 # %% ../nbs/15_benchmark.ipynb #47a762c1
-def made_by(model, dataset):
+def tried(model, dataset):
     "What a model's function makes for a data set, or the error that it ends in; the random state stays as it was."
     with torch.random.fork_rng(devices=[]):
         try: return model(dataset)
         except Exception as error: return error
-
-
-def settings(model, dataset) -> dict:
-    "The class and configuration of the model that a function makes for a data set, as JSON can write them."
-    return identity_of(made_by(model, dataset))
 
 
 def identity_of(made) -> dict:
@@ -348,7 +330,7 @@ def views_of(benchmark, dataset, stem) -> tuple:
         if name in seen: raise ValueError(f"two protocols are called {name!r}, expected distinct names: leave one out")
         if not isinstance(protocol, MaskKit):
             file = Path(benchmark.out) / (stem + (f"-{plain_name(name)}" if seen else "") + ".npz")
-            os.replace(kit.save(file.with_suffix(".tmp")), file)
+            kit.save(file)
         judged = tuple(r for r in rates if r or not any(0 in v.rates for v in found))
         if judged: found.append(View(name, kit, judged))
         seen.add(name)
@@ -438,7 +420,7 @@ def plan(
             own = benchmark.tuned.get(name, {})
             check_settings(name, given, shape_of(own))
             model, how = with_settings(given, benchmark.config, own)
-            check_made(name, made := made_by(model, dataset), shape_of(own))
+            check_made(name, made := tried(model, dataset), shape_of(own))
             config = dict(model=name, **identity_of(made), training=how.settings(),
                           modalities=list(dataset.modalities), missing_rate=benchmark.missing_rate, protocol=views[0].protocol)
             for seed, (data, seen) in recorded.items():

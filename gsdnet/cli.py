@@ -442,9 +442,13 @@ def answers_to_table(model, source, split, *, text, visual, own, columns, encodi
 
 # %% ../nbs/29_cli.ipynb #ecbccb5c
 def refuse_to_replace(out, data) -> None:
-    "Answers may take the place of earlier answers, and of no other file."
+    "Answers may take the place of earlier answers, and of no other file; found out before the work."
+    from gsdnet.checkpoint import writable
+    if Path(out).is_dir(): raise ValueError(f"--out is {out}, a folder, expected the name of a file: {out}/answers.csv")
     if Path(out).resolve() == Path(data).resolve(): raise ValueError(f"--out is {data} itself, expected another file: its transcripts and labels would be gone")
-    if not Path(out).is_file(): return
+    if Path(out).exists() and not Path(out).is_file(): return # a pipe or a device
+    writable(Path(os.path.realpath(out)).parent)
+    if not Path(out).exists(): return
     with Path(out).open("rb") as file: head = file.readline(10_000).decode("utf-8", "replace").strip().split(",")
     if not {"conversation", "uncertainty"} <= set(head):
         raise ValueError(f"--out is {out}, which holds no answers and would be gone, expected a new file or one with earlier answers: choose another name")

@@ -368,11 +368,10 @@ class ConversationBatch:
 def _common(conversations):
     "The modalities that all dialogues share, in order; dialogues that differ are refused."
     if not conversations: raise ValueError("got no dialogues: give at least one")
-    dims = {c.key: {m: c[m].shape[1] for m in c.modalities} for c in conversations}
-    first = next(iter(dims))
-    for key, d in dims.items():
-        if list(d.items()) != list(dims[first].items()):
-            raise ValueError(f"dialogues differ in modalities: {first!r} has {dims[first]}, {key!r} has {d}")
+    dims = [{m: c[m].shape[1] for m in c.modalities} for c in conversations]
+    for c, d in zip(conversations, dims):
+        if list(d.items()) != list(dims[0].items()):
+            raise ValueError(f"dialogues differ in modalities: {conversations[0].key!r} has {dims[0]}, {c.key!r} has {d}")
     return conversations[0].modalities
 
 def _cut(features, bits):

@@ -395,14 +395,19 @@ def load_dataset(
     listed, names = meta.get("modalities"), meta.get("label_names")
     if names is not None and not isinstance(names, list):
         raise ValueError(f"{folder / 'meta.json'}: label_names is {shown(names)}, expected a list of names")
-    if modalities is None and isinstance(listed, list):
+    whole = modalities is None # a choice of modalities has a hash of its own
+    if whole and isinstance(listed, list):
         if not all(isinstance(m, str) for m in listed):
             raise ValueError(f"{folder / 'meta.json'}: modalities is {shown(str(listed))}, expected a list of names")
         modalities = listed
     title = meta.get("name") if isinstance(meta.get("name"), str) else None
     if task is None and meta.get("task") in ("classification", "regression"): task = meta["task"] # as it was saved
-    return ConversationDataset(load_npz(folder / "data.npz", **limits), modalities, label_names=names, task=task,
+    data = ConversationDataset(load_npz(folder / "data.npz", **limits), modalities, label_names=names, task=task,
                                name=folder.resolve().name, title=title, about={k: v for k, v in meta.items() if k not in _OWN})
+    if whole and isinstance(meta.get("hash"), str) and meta["hash"] != data.hash:
+        raise ValueError(f"{folder}: data.npz and meta.json were not saved together, as meta.json has the hash {shown(meta['hash'])} and the data have {data.hash}: "
+                         "save the data set anew, or take \"hash\" out of meta.json if you changed one of them by hand")
+    return data
 
 _OWN = ("name", "task", "modalities", "label_names", "hash") # what the data set itself says in meta.json
 

@@ -81,7 +81,7 @@ class Recovery:
 
 # %% ../nbs/08_diffusion.ipynb #e5f56537
 class GraphNoise:
-    "Gaussian noise for packed states, drawn graph by graph from a generator of its own."
+    "Gaussian noise for packed states, drawn graph by graph from a generator of its own, in single precision."
     def __init__(self,
         generators: Sequence[torch.Generator], # one per graph
         hidden: Tensor, # bool `[B, N, M]` modalities that nodes lack, False on padding
@@ -100,8 +100,8 @@ class GraphNoise:
         levels = torch.zeros(b, k, self.s, m, dtype=x.dtype)
         for out, level, hidden, pairs, generator in zip(features, levels, self.hidden, self.present, self.generators):
             for part, rows, d in zip(out.split(self.dims, -1), hidden.unbind(-1), self.dims):
-                part[rows] = torch.randn(int(rows.sum()), self.s, d, generator=generator)
-            level[pairs] = torch.randn(int(pairs.sum()), self.s, m, generator=generator)
+                part[rows] = torch.randn(int(rows.sum()), self.s, d, generator=generator, dtype=torch.float32).to(x.dtype)
+            level[pairs] = torch.randn(int(pairs.sum()), self.s, m, generator=generator, dtype=torch.float32).to(x.dtype)
         return torch.cat([features.flatten(1), levels.flatten(1)], 1).to(x.device)
 
 # %% ../nbs/08_diffusion.ipynb #13282256
@@ -112,17 +112,17 @@ def noise_everywhere(
     channels: int, # D
     n_modalities: int, # M
 ) -> tuple[Tensor, Tensor]: # `[B, N, S, D]` and `[B, K, S, M]`, zero on padding where each graph has its own generator
-    "Standard normal numbers for every node and eigenpair."
+    "Standard normal numbers for every node and eigenpair, in single precision."
     (b, n), k = graph.valid.shape, graph.spectrum.rank
     shapes = (b, n, n_samples, channels), (b, k, n_samples, n_modalities)
     if generator is None or isinstance(generator, torch.Generator):
         device = graph.valid.device if generator is None else generator.device
-        return tuple(torch.randn(shape, generator=generator, device=device) for shape in shapes)
-    features, levels = (torch.zeros(shape) for shape in shapes)
+        return tuple(torch.randn(shape, generator=generator, device=device, dtype=torch.float32) for shape in shapes)
+    features, levels = (torch.zeros(shape, dtype=torch.float32) for shape in shapes)
     sizes, pairs = graph.valid.sum(1).tolist(), graph.spectrum.valid.cpu()
     for source, x, level, n, real in zip(generator, features, levels, sizes, pairs):
         torch.randn(x[:n].shape, generator=source, out=x[:n])
-        level[real] = torch.randn(int(real.sum()), n_samples, n_modalities, generator=source)
+        level[real] = torch.randn(int(real.sum()), n_samples, n_modalities, generator=source, dtype=torch.float32)
     return features, levels
 
 # %% ../nbs/08_diffusion.ipynb #015ebd82

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from .checkpoint import writable
 from .data import FIELDS, SPLITS, ConversationDataset, save_dataset
 from .extractors import (Extractor, Faces, Missing, OpenSmile, SentenceText, description, extractors_for, one_by_one,
                                own_extractor)
@@ -146,16 +147,19 @@ def summary(
 _FILES = ("data.npz", "meta.json", "utterances.csv", "report.json")
 
 def _free(out, table, overwrite):
-    "The folder to write, after checking that nothing of value would be lost."
+    "The folder to write, after checking that nothing of value would be lost, and that it can be written."
     place = Path(os.path.realpath(out))
     if Path(os.path.realpath(table.path)).is_relative_to(place):
         raise ValueError(f"{out} holds the table that is read, expected another folder for the result")
-    if not os.path.lexists(place): return place
-    if not place.is_dir(): raise ValueError(f"{out} is a file, expected a folder that is new")
-    other = sorted(set(os.listdir(place)) - set(_FILES))
+    found = []
+    if os.path.lexists(place):
+        if not place.is_dir(): raise ValueError(f"{out} is a file, expected a folder that is new")
+        found = os.listdir(place)
+    other = sorted(set(found) - set(_FILES))
     if other: raise ValueError(f"{out} holds {other[0]!r}, which is no part of a data set, expected a folder that is new: choose another")
-    if os.listdir(place) and not overwrite:
+    if found and not overwrite:
         raise ValueError(f"{out} has a data set already, expected a folder that is new: choose another, or overwrite")
+    writable(place.parent) # hours of extraction should not end in a refusal
     return place
 
 def _write(dataset, rows, about, report, out):

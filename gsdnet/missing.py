@@ -9,6 +9,7 @@ __all__ = ['realised_rate', 'reachable_rate', 'Protocol', 'draw_mask', 'hide_wit
 
 # %% ../nbs/05_missing.ipynb #2843d0a6
 import hashlib
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checkpoint import write_whole
 from .files import load_npz
 
 # %% ../nbs/05_missing.ipynb #855b3318
@@ -482,12 +484,13 @@ class MaskKit:
     def save(self,
         path, # to write
     ) -> Path: # the same
-        "Write the kit as an `.npz`."
-        path = Path(path)
+        "Write the kit as an `.npz`, whole or not at all."
+        path, buffer = Path(path), io.BytesIO()
         arrays = {_key(*key): mask.numpy() for key, mask in self.masks.items()}
         text = {k: np.array(getattr(self, k)) for k in ("data_hash", "protocol") if getattr(self, k)}
         arrays |= dict(split=self.split.numpy(), modalities=np.array(self.modalities))
-        with path.open("wb") as file: np.savez_compressed(file, **arrays, **text)
+        np.savez_compressed(buffer, **arrays, **text)
+        write_whole(path, buffer.getvalue())
         return path
 
     @classmethod

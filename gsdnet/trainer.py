@@ -39,7 +39,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from .checkpoint import Checkpoints, Stored, discard, write_whole
+from .checkpoint import Checkpoints, Stored, commit, writable, write_whole
 from .conversation import Conversation, ConversationBatch, pieces
 from .data import SPLITS, ConversationDataset
 from .missing import MaskKit, MixedMissing, Protocol, RandomMissing, draw_mask, reachable_rate
@@ -447,15 +447,16 @@ class Record:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.hold()
-                probe = self.folder / f"{os.getpid()}.probe"
-                write_whole(probe, "") # a folder that cannot be written is found out before training, not after
-                discard(probe)
+                writable(self.folder) # found out before training, not after
                 if resume: stored, reasons = self.checkpoints.newest()
                 elif self.checkpoints.steps:
                     refusal = (f"{self.folder} holds a run that has come to step {self.checkpoints.steps[0]}, expected a new folder: go on with that run by "
                                "--resume (resume=True), or choose another folder")
+                if reasons and stored is None:
+                    self.checkpoints.set_aside()
+                    reasons.append("what is left out is kept under names that end in .damaged")
             except ValueError as error: refusal = str(error)
-            except OSError as error: refusal = f"{self.folder} cannot be used ({error}), expected a folder that can be written: choose another"
+            except OSError as error: refusal = f"{self.folder} cannot be used ({error}), expected a folder that can be read and written: choose another"
         note = json.loads(from_main(json.dumps([refusal, reasons]).encode(), self.accelerator))
         if note[0]: raise ValueError(note[0])
         weights, state = (from_main(x, self.accelerator) for x in ((stored.weights, stored.state.encode()) if stored else (b"", b"")))
@@ -808,7 +809,7 @@ class Trainer:
 
     def environment(self) -> dict: # plain values
         "What changes bits but no meaning."
-        return {"torch": torch.__version__, "machine": platform.machine(), "device": self.accelerator.device.type,
+        return {"gsdnet": commit(), "torch": torch.__version__, "machine": platform.machine(), "device": self.accelerator.device.type,
                 "processes": self.accelerator.num_processes, "threads": torch.get_num_threads()}
 
     def begin(self,
@@ -872,7 +873,7 @@ class Trainer:
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(state["numpy"])
         if state["scaler"] and self.accelerator.scaler: self.accelerator.scaler.load_state_dict(state["scaler"])
-        changed = differences(*({k: s[k] for k in self.environment()} for s in self.sessions[:-3:-1]))
+        changed = differences(*({k: s.get(k) for k in self.environment()} for s in self.sessions[:-3:-1]))
         if changed: self.record.say(f"not bit for bit the uninterrupted training, as {'; '.join(changed)}")
 
 # %% ../nbs/11_trainer.ipynb #a16d77d3

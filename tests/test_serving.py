@@ -82,3 +82,11 @@ def test_what_is_said_of_a_stop_is_of_the_command(monkeypatch, capsys, command, 
     monkeypatch.setattr(cli, "read_kit", stopped)
     monkeypatch.setattr("gsdnet.benchmark.versions", stopped)
     assert cli.main(command.split()) == 128 + signal.SIGTERM and word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out, word", [("folder", "a folder, expected the name of a file"), ("file.txt/answers.csv", "cannot be used")])
+def test_answers_that_could_not_be_written_are_refused_before_the_work(data, tmp_path, monkeypatch, capsys, out, word):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    monkeypatch.setattr(cli, "read_run", lambda *about: pytest.fail("the work had begun"))
+    assert cli.main(["predict", "run", "synthetic", "--out", str(tmp_path / out)]) == 2 and word in capsys.readouterr().err
