@@ -1,6 +1,5 @@
 "What may be compared and what is refused: pairs of other splits, ties, tables with several settings, protocols without a label to judge by."
 import itertools
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
