@@ -39,7 +39,7 @@ from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, RandomMissi
 from gsdnet.model import GSDConfig, GSDNet, keyed_generators
 from gsdnet.trainer import TrainConfig, Trainer, own_randomness, random_masks
 
-MOST, TEST, SEEDS = 384, 200, 8
+MOST, TEST, SEEDS = 384, 200, 12
 MODALITIES = ("text", "audio", "visual")
 PROTOCOLS = {"random 0": RandomMissing(0.), "random 0.3": RandomMissing(.3), "random 0.5": RandomMissing(.5), "random 0.667": RandomMissing(2 / 3),
              "burst 0.5": BurstMissing(.5, 5), "no text": FixedMissing(("text",), MODALITIES), "visual alone": FixedMissing(("text", "audio"), MODALITIES)}
@@ -74,6 +74,8 @@ GRID = {
     "gone=0.3": (Setting(gone=.3), USUAL),
     "gone=0.5": (Setting(gone=.5), USUAL),
     "labels=24, max_rate=0.1": (Setting(labels=24, max_rate=.1), USUAL),
+    "dialogues=384, labels=6": (Setting(dialogues=384, labels=6, steps=240), USUAL),
+    "dialogues=384, labels=24, max_rate=0.1": (Setting(dialogues=384, labels=24, max_rate=.1, steps=240), USUAL),
 }
 COLUMNS = ["setting", "seed", "task", "model", "protocol", "weighted_f1", "nll", "recovery_mse", "least_mse", "commit"]
 
