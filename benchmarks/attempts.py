@@ -7,7 +7,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from compare import options
+from compare import development, development_masks, options
 
 chosen = options(__doc__)
 
@@ -16,27 +16,12 @@ import torch
 from gsdnet.architectures import MODELS
 from gsdnet.benchmark import commit
 from gsdnet.conversation import ConversationBatch
-from gsdnet.data import ConversationDataset, load_dataset, never_recorded
+from gsdnet.data import ConversationDataset, never_recorded
 from gsdnet.metrics import evaluate
-from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, Protocol, RandomMissing, SpeakerMissing, draw_mask
+from gsdnet.missing import BurstMissing, MixedMissing, Protocol
 from gsdnet.trainer import TrainConfig, Trainer, fit, own_randomness
 
 COLUMNS = ["attempt", "model", "fold", "seed", "protocol", "weighted_f1", "recovery_mse", "commit"]
-
-
-def development(folder):
-    "The conversations of all sessions but the last, which is the test session of the fixed split."
-    whole = load_dataset(folder, modalities=["text", "audio"])
-    arrays = whole.arrays()
-    kept = arrays["group"] < arrays["group"].max()
-    return ConversationDataset({name: x[kept] for name, x in arrays.items()}, whole.modalities, label_names=whole.label_names, task=whole.task, name="development")
-
-
-def masks(data, seed):
-    "Protocols to judge under, by name."
-    protocols = {f"random {r:g}": RandomMissing(r) for r in (.1, .2, .3, .4, .5)} | {f"burst {r:g}": BurstMissing(r, 10) for r in (.3, .5)}
-    protocols |= {f"no {m}": FixedMissing((m,), data.modalities) for m in data.modalities} | {"speaker": SpeakerMissing()}
-    return {"random 0": data.available.numpy()} | {name: draw_mask(data.available, p, data.dialogue, seed=seed, speaker=data.speaker) for name, p in protocols.items()}
 
 
 def few_labels(data, seed, share=.25):
@@ -109,7 +94,7 @@ def rows(data, attempt, name, fold, seed):
     change, train = ATTEMPTS[attempt]
     part = data.with_split(split)
     net = train(change(part, seed), MODELS[name], seed, replace(TrainConfig(choose_from=0), epochs=1 if chosen.quick else 36))
-    for protocol, mask in masks(data, seed).items():
+    for protocol, mask in development_masks(data, seed).items():
         found = evaluate(net, part, observed=mask, seed=seed)
         yield [attempt, name, fold, seed, protocol, f"{100 * found['weighted_f1']:.3f}", f"{found['recovery_mse']:.4f}", commit()]
 

@@ -63,6 +63,23 @@ def dataset(folder):
     return (data.use(kit), kit) if kit else (data, MaskKit.draw(data, usable_rates(None, data), [0]))
 
 
+def development(folder):
+    "The conversations of all sessions but the last, which is the test session of the fixed split."
+    from gsdnet.data import ConversationDataset, load_dataset
+    whole = load_dataset(folder, modalities=["text", "audio"])
+    arrays = whole.arrays()
+    kept = arrays["group"] < arrays["group"].max()
+    return ConversationDataset({name: x[kept] for name, x in arrays.items()}, whole.modalities, label_names=whole.label_names, task=whole.task, name="development")
+
+
+def development_masks(data, seed):
+    "Masks of the protocols that these are judged under, by name."
+    from gsdnet.missing import BurstMissing, FixedMissing, RandomMissing, SpeakerMissing, draw_mask
+    protocols = {f"random {r:g}": RandomMissing(r) for r in (.1, .2, .3, .4, .5)} | {f"burst {r:g}": BurstMissing(r, 10) for r in (.3, .5)}
+    protocols |= {f"no {m}": FixedMissing((m,), data.modalities) for m in data.modalities} | {"speaker": SpeakerMissing()}
+    return {"random 0": data.available.numpy()} | {name: draw_mask(data.available, p, data.dialogue, seed=seed, speaker=data.speaker) for name, p in protocols.items()}
+
+
 def device(kind="cpu"):
     "Name of the GPU; or that of the processor, and how many cores are to be had."
     if kind == "cuda":
