@@ -41,7 +41,7 @@ from .files import shown
 from .metrics import evaluate
 from .missing import MaskKit, Protocol, RandomMissing, reachable_rate
 from .model import GSDConfig, Recogniser
-from .trainer import TrainConfig, fit
+from .trainer import TrainConfig, fit, labelled
 
 # %% ../nbs/15_benchmark.ipynb #3d0d19b8
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def cells(benchmark):
         parts = [("split", dataset)] if benchmark.folds is None else list(folds(dataset, benchmark.folds))
         for fold, part in parts:
             _needed(part, "test")
-            if not any((c.y >= 0).any() if part.task == "classification" else c.score.isfinite().any() for c in part.test):
+            if not any(labelled(c, part.task).any() for c in part.test):
                 raise ValueError(f"data set {part.name!r} has no {'score' if part.task == 'regression' else 'label'} in its test split ({fold}), expected some: nothing could be judged")
             by_dialogue = benchmark.folds is None or benchmark.validation == "dialogue"
             part, source = with_validation(part if benchmark.folds is None or not by_dialogue else without_validation(part))

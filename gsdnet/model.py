@@ -844,12 +844,15 @@ class GSDNet(Recogniser):
         if not self.config.recover: return {}
         training = self.training
         self.eval()
+        wait = torch.cuda.synchronize if self.diffusion.modality.is_cuda else lambda: None # a GPU answers before it has computed
         square = cosine = count = seconds = utterances = 0
         for places, batch in self.batches(conversations, observed, targets=True):
             truth, hidden = self.encode(batch.complete()), batch.target_mask
             for row, (_, p) in zip(hidden, places): row[:p.first - p.start] = row[p.last - p.start:] = False
+            wait()
             begin = time.perf_counter()
             recovery = self.recover(batch, generator=keyed_generators(batch.keys, seed), **options)
+            wait()
             seconds += time.perf_counter() - begin
             mean = recovery.mean.unflatten(-1, truth.shape[-2:])
             square += (mean - truth)[hidden].square().mean(-1).sum().item()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'length_batches', 'learning_rate', 'average_weights', 'random_masks', 'validation_masks',
-           'validation_score', 'fit_temperature', 'fit_slope', 'fit_residual', 'calibrate', 'loss_counts',
+           'validation_score', 'fit_temperature', 'fit_slope', 'fit_residual', 'calibrate', 'labelled', 'loss_counts',
            'SharedNoise', 'make_accelerator', 'Interrupted', 'Record', 'differences', 'Trainer', 'fit']
 
 # %% ../nbs/11_trainer.ipynb #2ea9d923
@@ -288,6 +288,14 @@ def calibrate(
     model.residual = fit_residual(model.slope * score - truth, model.slope * between)
 
 # %% ../nbs/11_trainer.ipynb #bb3d5bd5
+def labelled(
+    conversation: Conversation,
+    task: str, # "classification" or "regression"
+) -> Tensor: # bool `[n]`
+    "Which utterances have a label, or a score."
+    return conversation.y >= 0 if task == "classification" else conversation.score.isfinite()
+
+
 def loss_counts(
     conversation: Conversation, # of a batch, with its spectrum
     second: Tensor, # bool `[n, M]` mask of the recovery
@@ -295,11 +303,11 @@ def loss_counts(
 ) -> dict[str, int]: # by name of the term
     "How many entries of a dialogue each term of the loss is a mean over."
     target = conversation.present & ~second
-    labelled = conversation.y >= 0 if task == "classification" else conversation.score.isfinite()
+    known = labelled(conversation, task)
     spectra = int((conversation.present.all(0) & target.any(0)).sum())
     return {"feature": int(target.sum()), "eigenvalue": spectra * len(conversation.eigenvalues),
-            "masked": int(labelled.sum()), "complete": int(labelled.sum()), "distill": conversation.num_nodes,
-            "unimodal": int((conversation.present & labelled[:, None]).sum()),
+            "masked": int(known.sum()), "complete": int(known.sum()), "distill": conversation.num_nodes,
+            "unimodal": int((conversation.present & known[:, None]).sum()),
             "reconstruction": conversation.num_nodes}
 
 # %% ../nbs/11_trainer.ipynb #90c762fe
@@ -933,7 +941,7 @@ def fit(
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
     if kit is not None: own_split(dataset, kit)
     for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
-        if talks and not any((c.y >= 0).any() if dataset.task == "classification" else c.score.isfinite().any() for c in talks):
+        if talks and not any(labelled(c, dataset.task).any() for c in talks):
             raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
     protocol = protocol_of(missing_rate, dataset, seed)
     if protocol is missing_rate: missing_rate = "mixed" # validated at random rates, or under the kit's masks
