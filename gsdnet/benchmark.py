@@ -716,7 +716,7 @@ def holm(
     return adjusted
 
 # %% ../nbs/15_benchmark.ipynb #bac183b9
-MANY = 15 # pairs from which on a bootstrap interval is as wide as it should be
+MANY = 15 # pairs from which on an interval is a bootstrap's, which covers some .92 then where differences are Gaussian
 
 def paired_difference(
     delta, # `[n]` differences of n independent pairs

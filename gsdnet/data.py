@@ -367,7 +367,7 @@ def from_frame(
     if lacking := sorted({c for c in np.hstack(asked).tolist() if c not in frame.columns}):
         raise ValueError(f"{name}: the table has no column {', '.join(lacking)}, expected some of {shown(', '.join(map(str, frame.columns)))}")
     _told_of_each(frame, [c for c in (dialogue, position, speaker, group) if c is not None], position, name)
-    codes = lambda column: frame.groupby(column, sort=False).ngroup().to_numpy()
+    codes = lambda column: frame.groupby(column).ngroup().to_numpy() # in the order of the alphabet or of numbers, whatever the order of rows
     talks = frame.groupby(dialogue)
     arrays = {"dialogue_id": codes(dialogue), "position": (talks.cumcount() if position is None else talks[position].rank("dense") - 1).to_numpy(np.int64)}
     for modality, columns in features.items(): arrays[modality], arrays[f"{modality}_present"] = _column_of(frame, columns, modality)

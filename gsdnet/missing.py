@@ -175,7 +175,7 @@ class MixedMissing(Protocol):
         entries = torch.bincount(group, weights=available.sum(1).double())
         most = (entries - torch.bincount(group, weights=available.any(1).double())) / entries.clamp(min=1)
         if self.max_rate is not None: most = most.clamp(max=self.max_rate)
-        largest = torch.round(most * entries)
+        largest = torch.floor(most * entries + 1e-9)
         count = torch.floor(_uniform(len(entries), generator) * (largest + 1)).long()
         return hide_within(available, group, count, generator)
 
@@ -207,7 +207,7 @@ class FixedMissing(Protocol):
 
     @property
     def rate(self) -> float:
-        "Share of the modalities that are hidden."
+        "Share of the modalities that are hidden; that of the entries where everything was recorded."
         return len(set(self.missing)) / len(self.modalities)
 
     def draw(self, available, dialogue, generator, speaker=None):
@@ -286,7 +286,7 @@ class PerModalityMissing(Protocol):
 
     @property
     def rate(self) -> float:
-        "Mean of the modalities' rates."
+        "Mean of the modalities' rates; that of all entries where everything was recorded."
         return sum(self.rates) / len(self.rates)
 
     def draw(self, available, dialogue, generator, speaker=None):

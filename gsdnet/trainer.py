@@ -59,7 +59,7 @@ class TrainConfig:
     weight_decay : float
         Decoupled weight decay.
     warmup : int
-        Steps of linear warm-up; a cosine to zero follows.
+        Steps of linear warm-up, a quarter of the training and one step at most; a cosine to zero follows.
     batch_size : int
         Dialogues in a batch.
     clip : float
@@ -243,7 +243,7 @@ def fit_temperature(
 def fit_slope(
     score: np.ndarray, # `[n]` answers
     truth: np.ndarray, # `[n]` true scores, NaN where unlabelled
-) -> float: # within [0.05, 20]; 1 where nothing is labelled, or no positive factor does better than none
+) -> float: # within [0.05, 20]; 1 where nothing is labelled, or every score is 0
     "The factor on scores that makes their mean absolute error the least."
     kept = np.isfinite(truth) & (score != 0)
     if not kept.any(): return 1.0
@@ -251,7 +251,7 @@ def fit_slope(
     order = ratio.argsort()
     total = weight[order].cumsum()
     found = float(ratio[order][np.searchsorted(total, total[-1] / 2)])
-    return float(np.clip(found, 0.05, 20)) if found > 0 else 1.0
+    return float(np.clip(found, 0.05, 20))
 
 # %% ../nbs/11_trainer.ipynb #3d93855b
 def fit_residual(
