@@ -420,6 +420,16 @@ class Recogniser(nn.Module):
         mean, std = self.score_scale
         return F.smooth_l1_loss(outputs[known][..., 0], (truth[known] - mean) / std)
 
+    def divergence(self,
+        teacher: Tensor, # `[B, N, C]` outputs of the complete view
+        student: Tensor, # `[B, N, V, C]` outputs of V views with holes
+        batch: ConversationBatch, # for `valid`
+    ) -> Tensor: # mean over utterances and views
+        "Kullback-Leibler divergence from teacher to students; squared difference of scores."
+        teacher, student = teacher[batch.valid][:, None], student[batch.valid]
+        if self.config.task == "regression": return (student - teacher).square().mean()
+        return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none").sum(-1).mean()
+
     def outputs(self,
         batch: ConversationBatch, # aligned
         *,
@@ -803,16 +813,6 @@ class GSDNet(Recogniser):
         recovered = None if blank is None else torch.cat([blank if x is None else x for x in latents], 2)
         shown = torch.stack([b.observed for b in batches], 2)
         return self.fusion(z[:, :, None].expand(-1, -1, len(batches), -1, -1), shown, recovered, torch.cat(offsets, 2), batches[0].graph).unbind(2)
-
-    def divergence(self,
-        teacher: Tensor, # `[B, N, C]` outputs of the complete view
-        student: Tensor, # `[B, N, V, C]` outputs of V views with holes
-        batch: ConversationBatch, # for `valid`
-    ) -> Tensor: # mean over utterances and views
-        "Kullback-Leibler divergence from teacher to students; squared difference of scores."
-        teacher, student = teacher[batch.valid][:, None], student[batch.valid]
-        if self.config.task == "regression": return (student - teacher).square().mean()
-        return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none").sum(-1).mean()
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         "The denoiser's parameters, and the rest: their gradients are clipped apart."

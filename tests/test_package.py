@@ -1,6 +1,7 @@
 """The package as it is installed: what it imports, what it hands out, and that its files agree with each other."""
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -155,3 +156,9 @@ def test_names_at_the_top_are_public_where_they_live():
         assert name in module.__all__ and getattr(gsdnet, name) is getattr(module, name)
     assert {"__version__", *gsdnet._HOME} == set(gsdnet.__all__) <= set(dir(gsdnet))
     with pytest.raises(AttributeError, match="grandmother"): gsdnet.grandmother
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_no_page_shows_a_warning(path):
+    outputs = [o for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for o in cell.get("outputs", [])]
+    assert not [o["text"] for o in outputs if re.search(r"Warning: |Traceback", "".join(o.get("text", "")))]
