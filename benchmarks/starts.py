@@ -1,6 +1,6 @@
 """Independent starts, and what of the recovery an answer needs: GSDNet and its twin on IEMOCAP, every training with first weights of its own.
 
-The trainings of `results.py` begin with the same weights in every fold, as one seed belongs to all folds, so that five seeds are five starts. Here each fold has seeds that no other fold has: fifty pairs are fifty starts.
+The trainings of `results.py` begin with the same weights in every fold, as one seed belongs to all folds, so that five seeds are five starts. Here each fold has seeds that no other fold has: as many pairs, as many starts.
 Both models are judged with all text gone and with entries hidden at random. GSDNet is also judged, with the same weights, when it answers from less than its recovery, or from something else in its place. Rows go to
 `starts.csv` as a training ends; those that are there are not made again.
 

@@ -844,7 +844,7 @@ class GSDNet(Recogniser):
         if not self.config.recover: return {}
         training = self.training
         self.eval()
-        wait = torch.cuda.synchronize if self.diffusion.modality.is_cuda else lambda: None # a GPU answers before it has computed
+        wait = torch.cuda.synchronize if self.score_scale.is_cuda else lambda: None # a GPU answers before it has computed
         square = cosine = count = seconds = utterances = 0
         for places, batch in self.batches(conversations, observed, targets=True):
             truth, hidden = self.encode(batch.complete()), batch.target_mask
