@@ -1,3 +1,4 @@
+# make help       this list
 # make run        train and judge on synthetic conversations -> runs/demo/
 # make test       every check; the last line is pytest's
 # make docs       the site, from the notebooks' saved outputs -> _docs/
@@ -16,8 +17,12 @@ export MPLBACKEND ?= agg
 # packages come uncompiled; each process would compile them anew where this is set
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run bench results results-quick test docs notebooks readme clean
+.PHONY: help run bench results results-quick test docs notebooks readme clean
+.DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -101,9 +101,9 @@ def rows(data, attempt, name, fold, seed):
 
 if chosen.data is None: raise SystemExit("got no --data, expected a folder with groups such as sessions: the attempts are about their actors")
 data, path = development(chosen.data), Path(chosen.out) / "attempts.csv"
-there = {tuple(r[:4]) for r in csv.reader(path.open())} if path.is_file() else set()
+there = {tuple(r[:4]) for r in csv.reader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
 path.parent.mkdir(parents=True, exist_ok=True)
-with path.open("a", newline="") as handle:
+with path.open("a", encoding="utf-8", newline="") as handle:
     writer = csv.writer(handle, lineterminator="\n")
     if not there: writer.writerow(COLUMNS)
     for attempt in ATTEMPTS:

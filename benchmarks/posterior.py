@@ -75,7 +75,7 @@ def parts(data):
 data, _ = dataset(chosen.data)
 name = Path(chosen.data).name if chosen.data else "synthetic"
 path, seed = Path(chosen.out) / "posterior.csv", 0
-there = {tuple(r[k] for k in KEY) for r in csv.DictReader(path.open())} if path.is_file() else set()
+there = {tuple(r[k] for k in KEY) for r in csv.DictReader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
 config = replace(TrainConfig(choose_from=0), epochs=1 if chosen.quick else 36)
 for fold, part in parts(data):
     mask, trained = draw_mask(part.available, RandomMissing(chosen.rate), part.dialogue, seed=seed), {}

@@ -1,5 +1,5 @@
 """Emotion recognition in conversations with missing modalities, by diffusion on graph spectra."""
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 from importlib import import_module
 

@@ -24,6 +24,8 @@ from typing import Literal, get_args, get_origin
 from jsonargparse import ActionConfigFile, ArgumentParser
 from jsonargparse.typing import register_type
 
+from . import __version__
+
 # %% ../nbs/29_cli.ipynb #efbc237f
 class Listed(str):
     "A list as a command line has it: `text,audio`, `0,0.3`, or pairs such as `speaker=who`."
@@ -698,6 +700,7 @@ def parser(
 ) -> ArgumentParser: # of the whole program
     "The command line, read from the functions above."
     top = Parser(prog="gsdnet", description="Emotion recognition in conversations with missing modalities.", epilog=CODES)
+    top.add_argument("--version", action="version", version=f"gsdnet {__version__}")
     top.known = [*COMMANDS]
     commands = top.add_subcommands(dest="command")
     for function in COMMANDS.values():
@@ -723,8 +726,8 @@ def add_options(own, function):
     placed = [name for name in ("run", "data", "source", "shell") if name in described and not (name == "run" and function is train)]
     chosen, flags = choices(function), [name for name in described if hints[name].annotation is bool]
     for name in placed:
-        more = {"nargs": "+"} if function is benchmark else {"choices": chosen.pop(name)} if name in chosen else {}
-        own.add_argument(name, type=str, help=described[name], **more)
+        more = {"choices": chosen.pop(name)} if name in chosen else {"type": str} | ({"nargs": "+"} if function is benchmark else {})
+        own.add_argument(name, help=described[name], **more)
     own.add_function_arguments(function, as_group=False, skip={*placed, *flags, *chosen, "training", "architecture"})
     for name, words in chosen.items(): own.add_argument(f"--{name}", choices=words, default=hints[name].default, help=described[name])
     for name in flags: own.add_argument(f"--{name}", action="store_true", help=described[name])
@@ -774,7 +777,7 @@ def main(
     if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace") # a terminal without ± gets a question mark, and its answer
     try:
         with terminable():
-            chosen = parser(*arguments[:1]).parse_args(arguments)
+            chosen = parser(*arguments[:1]).parse_args(arguments).clone(with_meta=False) # no places of files among the options
             options = chosen[chosen.command].as_dict()
             options.pop("config", None)
             code = COMMANDS[chosen.command](**options)

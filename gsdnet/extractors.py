@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from .utterances import Table, _inside
+from .utterances import Table, inside
 
 # %% ../nbs/18_extractors.ipynb #b99173ca
 class Extractor(Protocol):
@@ -202,7 +202,7 @@ def _evenly(count, n): return sorted(set(np.linspace(0, count - 1, min(count, n)
 def _folder(path, n):
     "Pictures of a folder, evenly by their sorted names."
     names = sorted(f for f in os.listdir(path) if f.lower().endswith(sum(_IMAGES.values(), ())))
-    files = [f for name in names if (f := _inside(path, name, f"{path}: a picture")).is_file()]
+    files = [f for name in names if (f := inside(path, name, f"{path}: a picture")).is_file()]
     if not files: raise Missing("no picture in the folder")
     pictures = []
     for i in _evenly(len(files), n):

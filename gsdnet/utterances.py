@@ -44,11 +44,11 @@ class Table:
         column: str, # whose cells are paths
     ) -> list: # of absolute paths, None where the cell is empty
         "The files that a column names, whether they are there or not; a path that leaves the table's folder is refused."
-        return [_inside(self.path.parent, cell, f"{self.where(i)}: {column}") if cell else None
+        return [inside(self.path.parent, cell, f"{self.where(i)}: {column}") if cell else None
                 for i, cell in enumerate(self.rows[column])]
 
 # %% ../nbs/17_utterances.ipynb #72d5125f
-def _inside(root, cell, where):
+def inside(root, cell, where):
     "The path that a cell names, which must stay below the table's folder."
     leaves = cell.startswith(("/", "~")) or re.match(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://", cell)
     if leaves or "\\" in cell or ".." in cell.split("/"):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import gsdnet
 from gsdnet import cli
 
 COMMANDS = sorted(cli.COMMANDS)
@@ -151,3 +152,22 @@ def test_completion_for_zsh_names_models_and_choices(capsys):
     assert cli.main(["completion", "zsh"]) == 0
     script = capsys.readouterr().out
     assert script.startswith("#compdef gsdnet") and "(train valid test)" in script and "wide_twin" in script and "_files" in script
+
+
+def test_help_shows_no_object_of_the_program(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit): cli.main([command, "--help"])
+        assert "<function" not in (said := capsys.readouterr().out) and " object at 0x" not in said
+
+
+def test_files_of_settings_and_what_follows_them(tmp_path):
+    for name, line in {"how": "epochs: 1\nlr: 0.002\n", "shape": "width: 16\nlatent: 8\n"}.items(): (tmp_path / f"{name}.yaml").write_text(line)
+    files = f"--training {tmp_path}/how.yaml --architecture {tmp_path}/shape.yaml --training.lr 0.001"
+    assert cli.main(["train", "synthetic", "--run", str(tmp_path / "run"), *files.split()]) == 0
+    run, shape = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("run", "config"))
+    assert (shape["width"], shape["latent"]) == (16, 8) and '"lr": 0.001' in json.dumps(run) and '"epochs": 1' in json.dumps(run)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop: cli.main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"gsdnet {gsdnet.__version__}\n"

@@ -1,10 +1,13 @@
 """The package as it is installed: what it imports, what it hands out, and that its files agree with each other."""
 import ast
+import csv
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -162,3 +165,32 @@ def test_names_at_the_top_are_public_where_they_live():
 def test_no_page_shows_a_warning(path):
     outputs = [o for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for o in cell.get("outputs", [])]
     assert not [o["text"] for o in outputs if re.search(r"Warning: |Traceback", "".join(o.get("text", "")))]
+
+
+def test_a_source_distribution_has_what_building_from_it_needs(tmp_path):
+    pytest.importorskip("setuptools")
+    setup = [sys.executable, "setup.py", "-q"]
+    subprocess.run([*setup, "egg_info", "--egg-base", tmp_path, "sdist", "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        archive.extractall(tmp_path / "out", filter="data")
+    assert {"settings.ini", "gsdnet/py.typed", "tests/conftest.py", "nbs/index.ipynb", "results/commands.csv", "CHANGELOG.md"} <= names
+    unpacked, = (tmp_path / "out").iterdir()
+    said = subprocess.run([*setup, "--version"], cwd=unpacked, check=True, capture_output=True, text=True)
+    assert said.stdout.split()[-1] == CONFIG["version"]
+
+
+def test_notebooks_begin_with_their_title_and_carry_no_metadata_but_the_kernel():
+    for path in (ROOT / "nbs").glob("*.ipynb"):
+        page = json.loads(path.read_text(encoding="utf-8"))
+        assert page["cells"][0]["cell_type"] == "markdown" and "".join(page["cells"][0]["source"]).startswith("# "), path.name
+        assert set(page["metadata"]) == {"kernelspec"}, f"{path.name}: {sorted(page['metadata'])}"
+
+
+def test_committed_tables_are_made_by_the_commands_that_are_listed():
+    listed = subprocess.run([sys.executable, "benchmarks/results.py", "--list"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True).stdout
+    listed = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    committed = dict(csv.reader((ROOT / "results/commands.csv").open(encoding="utf-8", newline="")))
+    del committed["experiment"]
+    words = lambda command: sorted(re.split(r"[ ,]", command)) # models in any order
+    assert {name: words(command) for name, command in committed.items()} == {name: words(listed[name]) for name in committed}
