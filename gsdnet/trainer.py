@@ -289,7 +289,7 @@ def calibrate(
 
 # %% ../nbs/11_trainer.ipynb #bb3d5bd5
 def labelled(
-    conversation: Conversation,
+    conversation: Conversation, # of n utterances
     task: str, # "classification" or "regression"
 ) -> Tensor: # bool `[n]`
     "Which utterances have a label, or a score."
