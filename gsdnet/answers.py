@@ -39,6 +39,8 @@ def table(
     "Answers as a table."
     if len(found.rows) != (n := sum(talk.num_nodes for talk in conversations)):
         raise ValueError(f"got answers for {len(found.rows)} utterances and conversations of {n}, expected as many: pass the conversations that were answered")
+    if not np.array_equal(found.rows, np.concatenate([talk.rows for talk in conversations])):
+        raise ValueError("got answers for other rows than those of the conversations, expected the conversations that were answered, in their order")
     columns = {"conversation": [talk.key for talk in conversations for _ in range(talk.num_nodes)],
                "position": [p for talk in conversations for p in talk.position.tolist()], "row": found.rows}
     if found.score is None:

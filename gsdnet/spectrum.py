@@ -84,7 +84,7 @@ class Spectrum:
         "The `k` eigenpairs of largest |λ|, in the order they had; of equal |λ| the positive one first."
         if k < 1: raise ValueError(f"k is {k}; expected at least 1 eigenpair.")
         if k >= self.rank: return self
-        weight = self.values.detach().abs() + 1e-9 * (self.values > 0)
+        weight = self.values.detach().double().abs() + 1e-9 * (self.values > 0)
         keep = torch.where(self.valid, weight, -1.).topk(k, dim=-1).indices.sort(-1).values
         n = self.vectors.shape[-2]
         return replace(self, values=self.values.gather(-1, keep),

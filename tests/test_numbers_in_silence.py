@@ -188,8 +188,9 @@ def test_the_unit_of_features_does_not_matter_to_their_cosine():
 # Theory
 
 
-def test_of_two_eigenvalues_as_large_the_positive_is_kept():
-    spec = Spectrum(torch.tensor([-1., .2, 1.]).double(), torch.eye(3).double())
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_of_two_eigenvalues_as_large_the_positive_is_kept(precision):
+    spec = Spectrum(torch.tensor([-1., .2, 1.]).to(precision), torch.eye(3).to(precision))
     assert spec.truncate(1).values.tolist() == [1.] and spec.truncate(2).values.tolist() == [-1., 1.]
 
 
@@ -305,8 +306,13 @@ def test_lines_say_the_places_of_the_data():
     found = SimpleNamespace(rows=np.array([5, 3]), score=None, label=np.array([0, 1]), probabilities=np.eye(2), uncertainty=np.zeros(2), within=np.array([.1, .2]), between=np.array([.3, .4]),
                             modalities=("text",), recovered=np.zeros((2, 1), bool))
     model = SimpleNamespace(config=SimpleNamespace(label_names=("calm", "angry")))
-    lines = table(model, [talk([0, 1], position=torch.tensor([4, 9]), key="a")], found)
+    lines = table(model, [talk([0, 1], position=torch.tensor([4, 9]), key="a", rows=torch.tensor([5, 3]))], found)
     assert lines["position"].tolist() == [4, 9] and lines["row"].tolist() == [5, 3] and lines["expected_entropy"].tolist() == [.1, .2] and lines["mutual_information"].tolist() == [.3, .4]
+
+
+def test_a_table_of_other_conversations_is_refused(data):
+    model = bigru(data, width=8).eval()
+    with pytest.raises(ValueError, match="in their order"): table(model, data.train[::-1], model.predict(data.train))
 
 
 # Audit
