@@ -724,10 +724,10 @@ def paired_difference(
     resamples: int=9999, # sign patterns and bootstrap draws at most; all patterns are tried where there are fewer
     seed: int=0, # of both
 ) -> dict: # difference (mean), std, low, high (95 % interval: bootstrap, Student's below `MANY` pairs), p (two-sided, paired permutation), pairs
-    "Mean of paired differences with its interval and p-value; NaN where one pair leaves them open."
+    "Mean of paired differences with its interval and p-value; NaN where one pair leaves them open, or a difference is no number."
     delta = np.asarray(delta, dtype=float)
     answer = dict(difference=delta.mean(), std=np.nan, low=np.nan, high=np.nan, p=np.nan, pairs=len(delta))
-    if len(delta) < 2: return answer
+    if len(delta) < 2 or np.isnan(delta).any(): return answer
     rng = np.random.default_rng(seed)
     interval = (stats.ttest_1samp(delta, 0).confidence_interval() if 0 < delta.std() and len(delta) < MANY else
                 stats.bootstrap((delta,), np.mean, method="percentile", n_resamples=resamples, rng=rng).confidence_interval)
