@@ -4,8 +4,11 @@ import csv
 import os
 import platform
 import statistics
+import sys
 import time
 from collections import namedtuple
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 COLUMNS = ["what", "a", "b", "a_value", "b_value", "unit", "ratio", "low", "high", "cpu_ratio", "busy", "threads", "data", "device", "date", "commit", "versions"]
@@ -78,6 +81,29 @@ def development_masks(data, seed):
     protocols = {f"random {r:g}": RandomMissing(r) for r in (.1, .2, .3, .4, .5)} | {f"burst {r:g}": BurstMissing(r, 10) for r in (.3, .5)}
     protocols |= {f"no {m}": FixedMissing((m,), data.modalities) for m in data.modalities} | {"speaker": SpeakerMissing()}
     return {"random 0": data.available.numpy()} | {name: draw_mask(data.available, p, data.dialogue, seed=seed, speaker=data.speaker) for name, p in protocols.items()}
+
+
+def known_tasks(path, width):
+    "The first columns of the rows that a CSV file has."
+    return {tuple(r[:width]) for r in csv.reader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
+
+
+def as_made(path, columns, run, todo, jobs, source):
+    "Run tasks, each in a process of its own, and add the rows of each, with the commit, to a CSV file as it ends; the exit code: 1 where one failed."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failed, fresh = 0, not path.is_file() or not path.stat().st_size
+    with path.open("a", encoding="utf-8", newline="") as handle, ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        writer, waiting = csv.writer(handle, lineterminator="\n"), {pool.submit(run, *t): t for t in todo}
+        if fresh: writer.writerow(columns)
+        for i, done in enumerate(as_completed(waiting), 1):
+            if error := done.exception():
+                failed += 1
+                print(f"{waiting[done]} failed: {error!r}", file=sys.stderr, flush=True)
+                continue
+            writer.writerows([*row, source] for row in done.result())
+            handle.flush()
+            print(f"{i}/{len(todo)} {waiting[done]}", flush=True)
+    return 1 if failed else 0
 
 
 def device(kind="cpu"):

@@ -13,13 +13,8 @@ IEMOCAP's sessions 1 to 4 alone, as in `attempts.py`: each is held out in turn, 
     posterior at once         all samples enter one answer: attention over samples, and a gate by how far they spread
     told the class            the denoiser reads, as one more modality that is always there, what the recogniser answers from the observed entries
 """
-import csv
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,14 +23,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
-from compare import development, development_masks, options
+from compare import as_made, development, development_masks, known_tasks, options
 from gsdnet.benchmark import commit
 from gsdnet.diffusion import Recovery, SpectralDiffusion
 from gsdnet.metrics import evaluate
-from gsdnet.missing import MixedMissing
 from gsdnet.model import GSDConfig, GSDNet
-from gsdnet.trainer import TrainConfig, Trainer, own_randomness, random_masks
-from when_recovery_pays import ShownAsObserved, beside
+from gsdnet.trainer import own_randomness
+from when_recovery_pays import ShownAsObserved, beside, trained
 
 COLUMNS = ["use", "fold", "seed", "protocol", "weighted_f1", "nll", "recovery_mse", "commit"]
 
@@ -127,13 +121,6 @@ class ToldTheClass(GSDNet):
 TRAININGS = {"twin": GSDNet, "as designed": GSDNet, "trained as if recorded": TrainedAsRecorded, "posterior at once": AtOnce, "told the class": ToldTheClass}
 
 
-def trained(net, data, epochs, seed):
-    "A model after its training, and the law of its recovery's error."
-    net = Trainer(net, data, [], MixedMissing(), config=TrainConfig(choose_from=0, epochs=epochs), seed=seed).fit(progress=False)
-    net.measure(data.train, random_masks(data, "mixed", seed, "train"))
-    return net
-
-
 def models(name, data, epochs, seed):
     "What one training gives, by name."
     with own_randomness(seed):
@@ -164,25 +151,13 @@ def main():
     "Make what is missing and add it to the table as it is done."
     chosen = options(__doc__, jobs=(int, 1, "trainings at a time, each in a process of its own"), seeds=(int, 2, "how many"), first=(int, 0, "the first of them"))
     if chosen.data is None: raise SystemExit("got no --data, expected a folder with groups such as sessions: the trainings are judged on actors never heard")
-    path, source = Path(chosen.out) / "uses.csv", chosen.commit or commit()
-    there = {tuple(r[:3]) for r in csv.reader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
+    path = Path(chosen.out) / "uses.csv"
+    there = known_tasks(path, 3)
     folds = development(chosen.data).group.unique().tolist()[:1 if chosen.quick else None]
     seeds = range(chosen.first, chosen.first + (1 if chosen.quick else chosen.seeds))
     todo = [(name, f, s) for s in seeds for f in folds for name in TRAININGS if (name, str(f), str(s)) not in there]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    failed, run = 0, partial(task, chosen.data)
-    with path.open("a", encoding="utf-8", newline="") as handle, ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
-        writer, waiting = csv.writer(handle, lineterminator="\n"), {pool.submit(run, *t, 1 if chosen.quick else 36): t for t in todo}
-        if not there: writer.writerow(COLUMNS)
-        for i, done in enumerate(as_completed(waiting), 1):
-            if error := done.exception():
-                failed += 1
-                print(f"{waiting[done]} failed: {error!r}", file=sys.stderr, flush=True)
-                continue
-            writer.writerows([*row, source] for row in done.result())
-            handle.flush()
-            print(f"{i}/{len(todo)} {waiting[done]}", flush=True)
-    return 1 if failed else 0
+    todo = [(chosen.data, *t, 1 if chosen.quick else 36) for t in todo]
+    return as_made(path, COLUMNS, task, todo, chosen.jobs, chosen.commit or commit())
 
 
 if __name__ == "__main__": sys.exit(main())

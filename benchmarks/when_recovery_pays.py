@@ -16,20 +16,17 @@ is another law, other conversations, other masks and other weights at once, the 
     optimum, everything ... task `known`, which trains nothing: what the law itself answers
 """
 import argparse
-import csv
 import os
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from compare import as_made, known_tasks
 from gsdnet.benchmark import commit
 from gsdnet.conversation import AddSpectrum, ConversationBatch
 from gsdnet.data import ConversationDataset, SyntheticConversations, never_recorded
@@ -232,10 +229,9 @@ def untrained(name, data, law):
     return GSDNet(config)
 
 
-def trained(net, data, max_rate, steps, seed):
-    "A model after its training; the weights of the last epoch count."
-    how = TrainConfig(epochs=max(1, steps // -(-len(data.train) // 16)), choose_from=0)
-    net = Trainer(net, data, [], MixedMissing(max_rate), config=how, seed=seed).fit(progress=False)
+def trained(net, data, epochs, seed, max_rate=None):
+    "A model after its training, and the law of its recovery's error; the weights of the last epoch count."
+    net = Trainer(net, data, [], MixedMissing(max_rate), config=TrainConfig(epochs=epochs, choose_from=0), seed=seed).fit(progress=False)
     net.measure(data.train, random_masks(data, "mixed", seed, "train"))
     return net
 
@@ -250,16 +246,17 @@ def beside(net, kind, law):
 def models(name, setting, data, law, seed):
     "The model of a task after its training, by name, and what can be made of it without labels."
     what = GRID[setting][0]
+    epochs = max(1, what.steps // -(-len(data.train) // 16))
     with own_randomness(seed):
         net = untrained(name, data, law)
         net.fit_standardization(data.train)
-        net = trained(net, data, what.max_rate, what.steps, seed)
+        net = trained(net, data, epochs, seed, what.max_rate)
     yield name, net
     if name != "zero_fill": return
     yield "best_mean_shown", beside(net, BestShownAsObserved, (law, True))
     yield "best_samples_shown", beside(net, BestShownAsObserved, (law, False))
     yield "zeros_shown", beside(net, ZerosShownAsObserved, ())
-    with own_randomness(seed): shown = trained(beside(net, ShownAsObserved, ()), data, None, what.steps, seed)
+    with own_randomness(seed): shown = trained(beside(net, ShownAsObserved, ()), data, epochs, seed)
     yield "gsdnet_shown", shown
     shown.mean = True
     yield "gsdnet_mean_shown", shown
@@ -297,14 +294,13 @@ def known(data, law, seed):
 
 
 def task(setting, seed, name):
-    "All rows of one task, and the processor time it took."
+    "All rows of one task."
     torch.set_num_threads(1)
-    begin, short = time.process_time(), lambda e: e and f"{e:.4f}"
+    short = lambda e: e and f"{e:.4f}"
     law, data = conversations(GRID[setting][0], seed)
     found = known(data, law, seed) if name == "known" else (r for kind, net in models(name, setting, data, law, seed) for r in judged(kind, net, data, law, seed))
-    rows = [[setting, seed, name, model, protocol, f"{100 * m['weighted_f1']:.3f}", f"{m['nll']:.4f}", short(error), short(least)]
+    return [[setting, seed, name, model, protocol, f"{100 * m['weighted_f1']:.3f}", f"{m['nll']:.4f}", short(error), short(least)]
             for model, protocol, m, error, least in found]
-    return rows, time.process_time() - begin
 
 
 def tasks(chosen, there):
@@ -329,26 +325,12 @@ def main():
     parser.add_argument("--list", action="store_true", help="print what is to be made and stop")
     chosen = parser.parse_args()
     path = Path(chosen.out) / "synthetic_when.csv"
-    there = {tuple(r[:3]) for r in csv.reader(path.open(encoding="utf-8", newline=""))} if path.is_file() else set()
+    there = known_tasks(path, 3)
     todo, source = tasks(chosen, there), chosen.commit or commit()
     if chosen.list:
         print(*("\t".join(map(str, t)) for t in todo), f"{len(todo)} tasks", sep="\n")
         return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    with path.open("a", encoding="utf-8", newline="") as handle, ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
-        writer, waiting = csv.writer(handle, lineterminator="\n"), {pool.submit(task, *t): t for t in todo}
-        if not there: writer.writerow(COLUMNS)
-        for i, done in enumerate(as_completed(waiting), 1):
-            if error := done.exception():
-                failed += 1
-                print(f"{waiting[done]} failed: {error!r}", file=sys.stderr, flush=True)
-                continue
-            rows, seconds = done.result()
-            writer.writerows([*row, source] for row in rows)
-            handle.flush()
-            print(f"{i}/{len(todo)} {waiting[done]} {seconds:.1f} s", flush=True)
-    return 1 if failed else 0
+    return as_made(path, COLUMNS, task, todo, chosen.jobs, source)
 
 
 if __name__ == "__main__": sys.exit(main())

@@ -9,6 +9,7 @@ from gsdnet.conversation import AddSpectrum, ConversationBatch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import when_recovery_pays as when  # noqa: E402
+from compare import as_made, known_tasks  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -91,17 +92,17 @@ def test_a_denoiser_trained_beside_a_twin_leaves_the_twin_as_it_is(shown):
     twin = when.untrained("zero_fill", data, law)
     twin.fit_standardization(data.train)
     before = {k: v.clone() for k, v in twin.state_dict().items()}
-    made = when.trained(when.beside(twin, when.ShownAsObserved, ()), data, None, 2, 0)
+    made = when.trained(when.beside(twin, when.ShownAsObserved, ()), data, 2, 0)
     moved = {k.split(".")[0] for k, v in made.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"diffusion"}
 
 
 @pytest.mark.parametrize("name, kinds", [("known", 6), ("zero_fill", 6), ("gsdnet", 1), ("best", 1)])
 def test_rows_of_a_task(name, kinds):
-    rows, _ = when.task("base", 1, name)
+    rows = when.task("base", 1, name)
     assert len(rows) == kinds * len(when.PROTOCOLS) and all(len(r) + 1 == len(when.COLUMNS) for r in rows)
     assert {r[4] for r in rows} == set(when.PROTOCOLS) and all(0 <= float(r[5]) <= 100 for r in rows)
-    assert when.task("base", 1, name)[0] == rows
+    assert when.task("base", 1, name) == rows
 
 
 def test_a_table_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
@@ -111,3 +112,11 @@ def test_a_table_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert when.main() == 0 and capsys.readouterr().out.splitlines()[-1] == "3 tasks"
     monkeypatch.setattr(sys, "argv", ["when", "--only", "bass"])
     with pytest.raises(SystemExit, match="bass"): when.main()
+
+
+def test_rows_are_added_as_tasks_end_and_a_failed_one_is_told(tmp_path, capsys):
+    path, good, bad = tmp_path / "new" / "t.csv", ([["b", 1], ["a", 2]],), (3,)
+    assert known_tasks(path, 1) == set() and as_made(path, ["name", "n", "commit"], sorted, [good, bad], 1, "abc") == 1
+    assert as_made(path, ["name", "n", "commit"], sorted, [([["c", 3]],)], 2, "def") == 0
+    assert path.read_text().splitlines() == ["name,n,commit", "a,2,abc", "b,1,abc", "c,3,def"] and known_tasks(path, 1) == {("name",), ("a",), ("b",), ("c",)}
+    assert "(3,) failed: TypeError" in capsys.readouterr().err
