@@ -4,6 +4,7 @@
 (API entries from docments, hidden cells dropped, symbols linked) and both read `_quarto.yml`.
 Any warning of the renderer and any broken link ends the build with an error.
 """
+import ast
 import json
 import re
 import shutil
@@ -38,6 +39,20 @@ def check_titles(paths):
                      "put it in a cell of its own, or let tools/run_notebooks.py do so")
 
 
+def check_imports(paths):
+    """Refuse a cell that imports and does something else on a page with an exported cell: to write the page's API entries, nbdev runs its cells with imports,
+    without the cells before them and in another folder."""
+    for path in paths:
+        cells = ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        if not any(source.startswith("#| export") for source in cells): continue
+        for source in cells:
+            if source.startswith(("#| export", "%%", "!")) or "#| eval: false" in source or "nbdev_export()" in source: continue
+            nodes = ast.parse(source).body
+            imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes]
+            if any(imports) and not all(imports):
+                sys.exit(f"{path.name}: a cell imports and does something else: put the imports in a cell of their own\n---\n{source}")
+
+
 def use_final_names(folder, base_url):
     "Name processed notebooks after their `output-file`, as Quarto does, and make links among them relative."
     names = {}
@@ -70,6 +85,7 @@ def main(
     "Render `nbs_path` to `doc_path`."
     cfg = get_config()
     check_titles(nbglob(as_path=True))
+    check_imports(nbglob(as_path=True))
     refresh_quarto_yml()
     proc = proc_nbs(force=True, n_workers=2)
     missing = {p.name for p in nbglob(as_path=True)} - {p.name for p in proc.glob("*.ipynb")}
