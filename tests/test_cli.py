@@ -226,6 +226,7 @@ def test_a_killed_benchmark_goes_on_with_what_is_missing(talks, tmp_path):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    for leftover in killed.rglob("*.tmp"): os.utime(leftover, (0, 0)) # of a file being written when it was killed; swept when it is an hour old
     finished = records()
     assert 2 <= len(finished) < 8
     assert len(rows_of(killed)) <= 2 * len(finished) and not rows_of(killed).duplicated(["model", "seed", "rate"]).any()
