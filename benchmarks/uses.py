@@ -36,7 +36,7 @@ COLUMNS = ["use", "fold", "seed", "protocol", "weighted_f1", "nll", "recovery_ms
 
 class TrainedAsRecorded(ShownAsObserved):
     "What is recovered is shown as if it had been recorded, in training and in answers."
-    loss, parameter_groups = GSDNet.loss, GSDNet.parameter_groups
+    __init__, loss, parameter_groups = GSDNet.__init__, GSDNet.loss, GSDNet.parameter_groups
 
     def views(self, z, batches, recovery):
         first, *others = batches

@@ -34,6 +34,7 @@ from gsdnet.diffusion import Recovery, SpectralDiffusion
 from gsdnet.metrics import classification_metrics
 from gsdnet.missing import BurstMissing, FixedMissing, MixedMissing, RandomMissing, draw_mask
 from gsdnet.model import GSDConfig, GSDNet, keyed_generators
+from gsdnet.posthoc import AddedRecovery
 from gsdnet.trainer import TrainConfig, Trainer, own_randomness, random_masks
 
 MOST, TEST, SEEDS = 384, 200, 12
@@ -193,26 +194,20 @@ class Best(GSDNet):
         return super().loss(batch, recovery_observed, generator)
 
 
-class ShownAsObserved(GSDNet):
+class ShownAsObserved(AddedRecovery):
     "A recogniser as it is, shown what was recovered as if it had been recorded; the denoiser alone is trained, and needs no label."
     mean = False # show the mean of the samples, or one after the other and average the answers
 
     def outputs(self, batch, *, seed=0, n_steps=None, n_samples=None):
+        if not self.mean: return super().outputs(batch, seed=seed, n_steps=n_steps, n_samples=n_samples)
         z = self.encode(batch)
         recovery = self.recover(batch, n_steps, n_samples, keyed_generators(batch.keys, seed), z)
-        whole, shown = batch.observed | batch.valid[..., None], recovery.mean[None] if self.mean else recovery.values
-        return torch.cat([self.fuse(v.unflatten(-1, z.shape[-2:]), whole, batch) for v in shown])
-
-    def loss(self, batch, recovery_observed, generator=None):
-        complete = batch.complete()
-        clean, seen = self.clean(complete, self.standardized(complete)), recovery_observed & complete.observed
-        terms = self.diffusion.loss(clean.flatten(-2), seen, complete.observed & ~seen, batch.graph, generator)
-        return {name: term * getattr(self.config, f"{name}_weight") for name, term in terms.items()}
-
-    def parameter_groups(self): return [list(self.diffusion.parameters())]
+        return self.fuse(recovery.mean.unflatten(-1, z.shape[-2:]), batch.observed | batch.valid[..., None], batch)
 
 
-class BestShownAsObserved(ShownAsObserved, Best): "The same with the best recovery there can be."
+class BestShownAsObserved(ShownAsObserved, Best):
+    "The same with the best recovery there can be."
+    def __init__(self, config, law, mean=False): Best.__init__(self, config, law, mean)
 
 
 class ZerosShownAsObserved(GSDNet):

@@ -312,6 +312,8 @@ def construction(
 # %% ../nbs/10_model.ipynb #239ed308
 class Recogniser(nn.Module):
     "What the model and every yardstick share: standardised input, losses, prediction, saving and loading."
+    learns_labels = True # whether its loss reads labels; without, `fit` asks for none
+
     def __new__(cls, *args, **named):
         made = super().__new__(cls)
         kept, others = construction(cls, args, named)

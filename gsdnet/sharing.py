@@ -21,7 +21,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, snapsho
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import architectures, baselines
+from . import architectures, baselines, posthoc
 from .benchmark import commit, one_row_a_cell, read_results
 from .checkpoint import write_whole
 from .conversation import Conversation, ConversationBatch, GraphBatch
@@ -101,7 +101,7 @@ def as_markdown(
 # %% ../nbs/21_sharing.ipynb #15f237b7
 def classes() -> dict:
     "The package's own classes of models, by name."
-    found = [*vars(baselines).values(), *vars(architectures).values()]
+    found = [*vars(baselines).values(), *vars(architectures).values(), *vars(posthoc).values()]
     return {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, Recogniser)}
 
 # %% ../nbs/21_sharing.ipynb #ea4c4709

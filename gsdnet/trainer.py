@@ -533,7 +533,7 @@ class Trainer:
     def __init__(self,
         model: Recogniser, # to train, its standardisation fitted
         dataset: ConversationDataset, # train and validation splits are trained on and scored, test is neither
-        masks: Sequence[np.ndarray], # bool `[N, M]` for validation
+        masks: Sequence[np.ndarray], # bool `[N, M]` for validation; none, and the last epoch counts
         protocol: Protocol, # of the training masks, drawn anew for every batch
         *,
         config: TrainConfig = TrainConfig(), # how
@@ -547,7 +547,7 @@ class Trainer:
         self.loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
         size = model.config.max_length
         self.train_set = [model.transform(c.slice(p.start, p.stop)) for c in dataset.train for p in pieces(c.num_nodes, size)]
-        self.valid_set = [c if c.num_nodes > size else model.transform(c) for c in dataset.valid] # of longer ones pieces are decomposed, as in answers
+        self.valid_set = [c if c.num_nodes > size else model.transform(c) for c in dataset.valid if len(masks)] # of longer ones pieces are decomposed, as in answers
         self.generator = torch.Generator().manual_seed(seed)
         self.n_steps = config.epochs * math.ceil(len(self.train_set) / config.batch_size)
         self.groups = [[p for p in group if p.requires_grad] for group in model.parameter_groups()]
@@ -895,7 +895,7 @@ def made_for(dataset, model):
     net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
     if not isinstance(net, Recogniser): raise ValueError(f"got a {type(net).__name__} from the function of the model, expected a Recogniser")
     c = net.config
-    got, wanted = ({"task": task, "classes": list(names), **{f"channels of {m}": dims.get(m) for m in dataset.dims}}
+    got, wanted = ({"task": task, "classes": list(names), **{f"channels of {m}": dims.get(m) for m in {**c.dims, **dataset.dims}}}
                    for task, names, dims in ((c.task, c.label_names, c.dims), (dataset.task, dataset.label_names, dataset.dims)))
     if c.task == "regression": got.pop("classes")
     wrong = [f"{name} {got[name]}, the data have {wanted[name]}" for name in got if got[name] != wanted[name]]
@@ -940,16 +940,16 @@ def fit(
     if not 0 <= seed < 2 ** 53: raise ValueError(f"got seed={seed}, expected a whole number from 0 to 2^53")
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
     if kit is not None: own_split(dataset, kit)
-    for split, talks in (("training", dataset.train), ("validation", dataset.valid)):
-        if talks and not any(labelled(c, dataset.task).any() for c in talks):
-            raise ValueError(f"got a {split} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
+    silent = [split for split, talks in (("training", dataset.train), ("validation", dataset.valid)) if talks and not any(labelled(c, dataset.task).any() for c in talks)]
     protocol = protocol_of(missing_rate, dataset, seed)
     if protocol is missing_rate: missing_rate = "mixed" # validated at random rates, or under the kit's masks
     with ONE_AT_A_TIME, own_randomness(seed):
         net = made_for(dataset, model)
+        if silent and net.learns_labels:
+            raise ValueError(f"got a {silent[0]} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
         net.fit_standardization(dataset.train)
         if config.class_weights: net.class_weights = balanced_weights(dataset.train, net.config)
-        masks = validation_masks(dataset, kit, missing_rate, seed) if dataset.valid else []
+        masks = validation_masks(dataset, kit, missing_rate, seed) if dataset.valid and "validation" not in silent else []
         trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed, run=run)
         # each process drops out other channels
         if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)
