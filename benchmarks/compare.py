@@ -66,12 +66,12 @@ def dataset(folder):
     return (data.use(kit), kit) if kit else (data, MaskKit.draw(data, usable_rates(None, data), [0]))
 
 
-def development(folder):
-    "The conversations of all sessions but the last, which is the test session of the fixed split."
+def development(folder, last=False):
+    "The conversations of all sessions but the last, which is the test session of the fixed split; or with it."
     from gsdnet.data import ConversationDataset, load_dataset
     whole = load_dataset(folder, modalities=["text", "audio"])
     arrays = whole.arrays()
-    kept = arrays["group"] < arrays["group"].max()
+    kept = arrays["group"] < arrays["group"].max() + last
     return ConversationDataset({name: x[kept] for name, x in arrays.items()}, whole.modalities, label_names=whole.label_names, task=whole.task, name="development")
 
 

@@ -1,9 +1,10 @@
 """Does what synthetic conversations say hold on real ones? The settings of `when_recovery_pays.py` in which it is the question, on IEMOCAP's sessions.
 
-    python benchmarks/foretold.py --data folder --jobs 2        all trainings; rows that are there are not made again
+    python benchmarks/foretold.py --data folder --jobs 2           all trainings; rows that are there are not made again
+    python benchmarks/foretold.py --data folder --jobs 2 --last    the last session held out, which the four others are trained for
 
-IEMOCAP's sessions 1 to 4 alone, as in `uses.py`: each is held out in turn, the last epoch counts, session 5 is never read. A seed draws the dialogues that
-are left for training or keep their labels, the masks and the weights, the same for all models. Rows of `foretold.csv`:
+IEMOCAP's sessions 1 to 4 alone, as in `uses.py`: each is held out in turn, the last epoch counts. Session 5 is read with `--last` only, after all else. A seed
+draws the dialogues that are left for training or keep their labels, the masks and the weights, the same for all models. Rows of `foretold.csv`:
 
     zero_fill, gsdnet         the twin and GSDNet
     gsdnet_shown              the finished twin, and a denoiser trained beside it without labels: samples are shown to the twin as if recorded
@@ -40,8 +41,9 @@ COLUMNS = ["setting", "fold", "seed", "training", "model", "protocol", "weighted
 
 
 def conversations(folder, setting, fold, seed):
-    "Sessions 1 to 4, of which one is the test session, with what the setting takes away; fewer dialogues or labels are among the more of the same seed."
+    "Sessions of which one is the test session, the last if it is that, with what the setting takes away; fewer dialogues or labels are among the more of the same seed."
     whole = development(folder)
+    if fold > whole.group.max(): whole = development(folder, last=True)
     learned = whole.dialogue[whole.group != fold].unique()
     learned = learned[torch.randperm(len(learned), generator=torch.Generator().manual_seed(1000 * seed + fold))]
     test = whole.group == fold
@@ -80,11 +82,12 @@ def task(folder, name, fold, seed, training, quick):
 
 def main():
     "Make what is missing and add it to the table as it is done."
-    chosen = options(__doc__, jobs=(int, 1, "trainings at a time, each in a process of its own"), seeds=(int, 3, "how many"), first=(int, 0, "the first of them"))
+    chosen = options(__doc__, last="hold out the last session, and no other", jobs=(int, 1, "trainings at a time, each in a process of its own"), seeds=(int, 3, "how many"), first=(int, 0, "the first of them"))
     if chosen.data is None: raise SystemExit("got no --data, expected a folder with groups such as sessions: the trainings are judged on actors never heard")
     path = Path(chosen.out) / "foretold.csv"
     there = known_tasks(path, 4)
-    folds = development(chosen.data).group.unique().tolist()[:1 if chosen.quick else None]
+    folds = development(chosen.data, chosen.last).group.unique().tolist()
+    folds = folds[-1:] if chosen.last else folds[:1 if chosen.quick else None]
     seeds = range(chosen.first, chosen.first + (1 if chosen.quick else chosen.seeds))
     todo = [(s, f, i, t) for i in seeds for f in folds for s in SETTINGS for t in SETTINGS[s][1] if (s, str(f), str(i), t) not in there]
     return as_made(path, COLUMNS, task, [(chosen.data, *t, chosen.quick) for t in todo], chosen.jobs, chosen.commit or commit())

@@ -270,7 +270,7 @@ def picture(frame, path):
 
 # %% ../nbs/29_cli.ipynb #71d1af3d
 def train(
-    data: str, run: str, *, model: str = "gsdnet", modalities: Listed | None = None, task: Task | None = None,
+    data: str, run: str, *, model: str = "gsdnet", beside: str | None = None, modalities: Listed | None = None, task: Task | None = None,
     missing_rate: Listed = "mixed", masks: str | None = None, seed: int = 0, resume: bool = False, json: bool = False, training=None,
     architecture=None,
 ) -> int: # exit status
@@ -284,6 +284,8 @@ def train(
         Folder for the model, its checkpoints and log.jsonl; one that holds a model already is refused.
     model
         Name of the model; gsdnet info lists all.
+    beside
+        Folder of a finished model, GSDNet or its twin zero_fill: it stays as it is, and a recovery is trained beside it. No training label is read.
     modalities
         Modalities to read, comma-separated; by default the kit's, or all of the data set.
     task
@@ -303,27 +305,23 @@ def train(
     architecture
         What: a dictionary of fields of GSDConfig.
     """
-    from functools import partial
-
     from accelerate import PartialState
 
-    from gsdnet.benchmark import with_validation
     from gsdnet.files import load_json
     from gsdnet.trainer import TrainConfig, fit
     if "," in model: raise ValueError(f"got the models {model}, expected one: gsdnet benchmark trains several")
     if not resume and (Path(run) / "config.json").exists():
         raise ValueError(f"{run} holds a model already, expected a new folder: choose another, or delete it first")
     kit = read_kit(masks)
-    dataset = read_data(data, chosen_modalities(modalities, kit), task)
-    dataset, source = with_validation(dataset.use(kit) if kit else dataset)
+    make, dataset, source = what_to_train(model, architecture, beside, data, modalities, task, kit)
     rate = missing_rate if missing_rate == "mixed" else numbers(missing_rate)
     if rate != "mixed" and len(rate) != 1:
         raise ValueError(f"missing_rate is {missing_rate!r}, expected mixed or one number: train once for each rate")
     config = training if isinstance(training, TrainConfig) else TrainConfig(**(training or {}))
     rate = rate if rate == "mixed" else rate[0]
-    facts = dict(model=model, missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
+    facts = dict(model="added_recovery" if beside else model, missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
                  mask_hash=kit.hash if kit else None)
-    how = loads(dumps(dict(training=config.settings(), architecture=architecture or {}), default=str))
+    how = loads(dumps(dict(training=config.settings(), architecture=dict(beside=beside) if beside else architecture or {}), default=str))
     finished = Path(run) / "run.json"
     if resume and finished.exists():
         kept = load_json(finished)
@@ -331,12 +329,29 @@ def train(
         print(finished.read_text(encoding="utf-8") if json else f"{run} is finished, nothing is left to do: {kept.get('model')}, {(kept.get('history') or {}).get('epochs')} epochs, seed {kept.get('seed')}")
         return 0
     try:
-        made = fit(dataset, model=partial(read_models(model)[model], **(architecture or {})), missing_rate=rate, seed=seed,
-                   kit=kit, config=config, run=run, resume=resume)
+        made = fit(dataset, model=make, missing_rate=rate, seed=seed, kit=kit, config=config, run=run, resume=resume)
         if PartialState().is_main_process: print(keep(made, run, facts, None if data == "synthetic" else data, json, how))
         PartialState().wait_for_everyone()
     finally: PartialState().destroy_process_group()
     return 0
+
+# %% ../nbs/29_cli.ipynb #437aa3b9
+def what_to_train(model, architecture, beside, data, modalities, task, kit) -> tuple:
+    "A function that makes the model, the data with a validation split, and in words where that is from."
+    from functools import partial
+
+    from gsdnet.benchmark import with_validation
+    from gsdnet.posthoc import add_recovery
+    from gsdnet.trainer import labelled
+    if not beside:
+        make, dataset = partial(read_models(model)[model], **(architecture or {})), read_data(data, chosen_modalities(modalities, kit), task)
+        return make, *with_validation(dataset.use(kit) if kit else dataset)
+    if model != "gsdnet" or architecture or modalities or task:
+        raise ValueError(f"got --beside {beside} with a model, an architecture, modalities or a task, expected none of these: they are the finished model's")
+    given = read_run(beside, "cpu")
+    dataset = data_for(given, data, kit, labelled=False)
+    if not any(labelled(talk, dataset.task).any() for talk in dataset.train): return add_recovery(given), dataset, "none, as nothing is labelled"
+    return add_recovery(given), *with_validation(dataset if dataset.task == given.config.task else data_for(given, data, kit))
 
 # %% ../nbs/29_cli.ipynb #99b97c9e
 def same_run(kept, facts, how, run) -> None:
@@ -356,11 +371,13 @@ def keep(made, run, facts, data=None, json=False, how=None) -> str:
     from gsdnet.sharing import save_pretrained
     h, facts = made.history, facts | {"commit": commit()}
     save_pretrained(made, run, data=data, facts=facts | {"epoch": h["epoch"], "epochs": h["epochs"]})
-    record = dumps(dict(facts, **(how or {}), versions=versions(), history=h), indent=1, default=float)
+    record = dumps(dict(facts, **(how or {}), versions=versions(), history=h), default=float)
+    record = dumps(loads(record, parse_constant=lambda _: None), indent=1) # JSON knows no NaN, which the score is without validation
     write_whole(Path(run) / "run.json", record + "\n")
     what = " (minus the mean absolute error, before scores are calibrated)" if made.config.task == "regression" else ""
     reads = ", ".join(f"{name} ({d})" for name, d in made.config.dims.items())
-    return record if json else (f"{facts['model']}: epoch {h['epoch']} of {h['epochs']}, validation score {h['valid_score']:.4f}{what}, kept in {run}\nreads {reads}; validation: {facts['validation']}")
+    score = f"validation score {h['valid_score']:.4f}{what}, " if h["valid_score"] == h["valid_score"] else ""
+    return record if json else (f"{facts['model']}: epoch {h['epoch']} of {h['epochs']}, {score}kept in {run}\nreads {reads}; validation: {facts['validation']}")
 
 # %% ../nbs/29_cli.ipynb #3750df04
 def data_for(model, data, kit=None, labelled=True):

@@ -888,16 +888,24 @@ class Trainer:
 ONE_AT_A_TIME = threading.RLock() # random states are the process's, so that trainings in threads wait for each other
 
 
+def unlabelled(dataset):
+    "Names of the splits with conversations of which nothing is labelled."
+    return [split for split, talks in (("training", dataset.train), ("validation", dataset.valid)) if talks and not any(labelled(c, dataset.task).any() for c in talks)]
+
+
 def made_for(dataset, model):
     "The model that a function makes for a data set, after checking that it can read it."
     if model is not None and (not callable(model) or isinstance(model, nn.Module)):
         raise ValueError(f"got a model of type {type(model).__name__}, expected a function that makes one for a data set, such as lambda data: GSDNet(GSDConfig.of(data)), or one of gsdnet.architectures.MODELS")
     net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
     if not isinstance(net, Recogniser): raise ValueError(f"got a {type(net).__name__} from the function of the model, expected a Recogniser")
-    c = net.config
+    c, silent = net.config, unlabelled(dataset)
+    if silent and net.learns_labels:
+        raise ValueError(f"got a {silent[0]} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
     got, wanted = ({"task": task, "classes": list(names), **{f"channels of {m}": dims.get(m) for m in {**c.dims, **dataset.dims}}}
                    for task, names, dims in ((c.task, c.label_names, c.dims), (dataset.task, dataset.label_names, dataset.dims)))
     if c.task == "regression": got.pop("classes")
+    if len(silent) == bool(dataset.train) + bool(dataset.valid): got = {name: x for name, x in got.items() if name.startswith("channels")} # no label will be read
     wrong = [f"{name} {got[name]}, the data have {wanted[name]}" for name in got if got[name] != wanted[name]]
     if wrong: raise ValueError(f"{type(net).__name__} is made for other data than {dataset.name!r}: {'; '.join(wrong)}; make it with GSDConfig.of(dataset), or load the data as it wants them")
     return net
@@ -940,16 +948,13 @@ def fit(
     if not 0 <= seed < 2 ** 53: raise ValueError(f"got seed={seed}, expected a whole number from 0 to 2^53")
     if not dataset.train: raise ValueError(f"got a data set {dataset.name!r} without training conversations, expected split 0 somewhere")
     if kit is not None: own_split(dataset, kit)
-    silent = [split for split, talks in (("training", dataset.train), ("validation", dataset.valid)) if talks and not any(labelled(c, dataset.task).any() for c in talks)]
     protocol = protocol_of(missing_rate, dataset, seed)
     if protocol is missing_rate: missing_rate = "mixed" # validated at random rates, or under the kit's masks
     with ONE_AT_A_TIME, own_randomness(seed):
         net = made_for(dataset, model)
-        if silent and net.learns_labels:
-            raise ValueError(f"got a {silent[0]} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
         net.fit_standardization(dataset.train)
         if config.class_weights: net.class_weights = balanced_weights(dataset.train, net.config)
-        masks = validation_masks(dataset, kit, missing_rate, seed) if dataset.valid and "validation" not in silent else []
+        masks = validation_masks(dataset, kit, missing_rate, seed) if "validation" not in unlabelled(dataset) and dataset.valid else []
         trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed, run=run)
         # each process drops out other channels
         if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from gsdnet import architectures, cli
-from gsdnet.data import ConversationDataset, SyntheticConversations, save_dataset
+from gsdnet.data import ConversationDataset, SyntheticConversations, load_dataset, save_dataset
 from gsdnet.missing import MaskKit
 from gsdnet.model import Recogniser
+from gsdnet.sharing import from_pretrained
 
 COLUMNS = ("dataset,protocol,rate,realised_rate,fold,seed,model,accuracy,weighted_f1,recovery_mse,recovery_cosine,epoch,epochs,"
            "seconds_per_epoch,utterances_per_second,parameters,mask_hash,data_hash,config_hash,commit,validation,test_mask,macro_f1,uar,nll,ece,split_hash").split(",")
@@ -146,6 +147,8 @@ def test_what_is_no_list_of_names_is_refused(written, tmp_path, capsys):
     ("train TALKS --run OUT --missing_rate often", "numbers"),
     ("train TALKS --run OUT --missing_rate 0.3,0.5", "one number"),
     ("train TALKS --run OUT --training.epochs 0", "epochs"),
+    ("train TALKS --run OUT --beside nowhere", "config.json"),
+    ("train TALKS --run OUT --beside nowhere --model bigru", "finished model's"),
     ("evaluate TALKS TALKS", "config.json"),
     ("predict nowhere TALKS --out OUT", "config.json"),
 ])
@@ -291,3 +294,22 @@ def test_a_modality_absent_from_the_whole_split_and_no_validation(tmp_path):
     assert cli.main(["benchmark", str(tmp_path / "data"), *words]) == 0
     record = json.loads(next((tmp_path / "out/records").glob("*.json")).read_text())
     assert "cut by seed" in record["validation"] and record["valid_dialogues"] >= 1
+
+
+def test_a_recovery_is_trained_beside_a_finished_model_without_labels(talks, tmp_path, capsys):
+    data = load_dataset(talks)
+    bare = data.arrays()
+    bare.pop("label")
+    save_dataset(ConversationDataset(bare, data.modalities), tmp_path / "bare")
+    run = lambda *words: cli.main(["train", *map(str, words), "--training.epochs", "1"])
+    assert run(talks, "--run", tmp_path / "given", "--model", "zero_fill", "--missing_rate", "0", "--architecture.latent", "8") == 0
+    assert run(tmp_path / "bare", "--run", tmp_path / "helped", "--beside", tmp_path / "given") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[2].startswith("added_recovery: epoch 1 of 1, kept in") and out[3].endswith("validation: none, as nothing is labelled")
+    record = json.loads((tmp_path / "helped/run.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert record["model"] == "added_recovery" and record["history"]["valid_score"] is None
+    given, helped = (from_pretrained(tmp_path / name) for name in ("given", "helped"))
+    assert helped.temperature == given.temperature and helped.made_with["recogniser"] == json.loads((tmp_path / "given/config.json").read_text())["weights"]
+    assert np.array_equal(given.predict(data.test).probabilities, helped.predict(data.test).probabilities)
+    assert run(talks, "--run", tmp_path / "judged", "--beside", tmp_path / "given") == 0 # with labels: validated and calibrated
+    assert json.loads((tmp_path / "judged/run.json").read_text())["history"]["valid_score"] > 0

@@ -24,9 +24,11 @@ def folder(tmp_path_factory):
     return save_dataset(data, where)
 
 
-def test_the_last_session_is_never_read_and_a_session_is_held_out(folder):
+def test_a_session_is_held_out_and_the_last_is_not_read_beside_others(folder):
     data = foretold.conversations(folder, foretold.Setting(dialogues=999), 1, 0)
     assert sorted(data.group.unique().tolist()) == [0, 1] and bool(((data.split == 2) == (data.group == 1)).all()) and bool((data.y >= 0).all())
+    last = foretold.conversations(folder, foretold.Setting(dialogues=999), 2, 0) # unless it is the one to judge by
+    assert sorted(last.group.unique().tolist()) == [0, 1, 2] and bool(((last.split == 2) == (last.group == 2)).all())
 
 
 def test_fewer_are_among_the_more_and_labels_alone_leave_the_dialogues(folder):

@@ -225,6 +225,7 @@ def test_a_model_of_other_data_is_refused_before_training():
     for model, said in [(small(other()), "expected a function"), ("gsdnet", "expected a function"), (lambda d: small(other(dims=(4, 2, 2))), "channels of text 4, the data have 3"),
                         (lambda d: small(other(with_score=True)), "task regression"), (lambda d: small(other().with_modalities(["text"])), "channels of audio None")]:
         with pytest.raises(ValueError, match=said): gsdnet.fit(other(), model=model, config=brief, progress=False)
+    with pytest.raises(ValueError, match="channels of visual 2, the data have None"): gsdnet.fit(other().with_modalities(["text", "audio"]), model=lambda d: small(other()), config=brief, progress=False)
     with pytest.raises(ValueError, match="got a config of type dict"): gsdnet.fit(other(), model=small, config={"epochs": 1}, progress=False)
     with pytest.raises(ValueError, match="load_dataset"): gsdnet.fit("folder", model=small, config=brief, progress=False)
 
