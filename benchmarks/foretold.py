@@ -2,6 +2,7 @@
 
     python benchmarks/foretold.py --data folder --jobs 2           all trainings; rows that are there are not made again
     python benchmarks/foretold.py --data folder --jobs 2 --last    the last session held out, which the four others are trained for
+    python benchmarks/foretold.py --data mosi --only "base;max_rate=0.1;max_rate=0" --seeds 5     a set without sessions: its own test split
 
 IEMOCAP's sessions 1 to 4 alone, as in `uses.py`: each is held out in turn, the last epoch counts. Session 5 is read with `--last` only, after all else. A seed
 draws the dialogues that are left for training or keep their labels, the masks and the weights, the same for all models. Rows of `foretold.csv`:
@@ -20,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from compare import as_made, development, development_masks, known_tasks, options
+from compare import as_made, dataset, development, development_masks, known_tasks, options
 from gsdnet.benchmark import commit
 from gsdnet.data import ConversationDataset
 from gsdnet.metrics import evaluate
@@ -42,15 +43,18 @@ COLUMNS = ["setting", "fold", "seed", "training", "model", "protocol", "weighted
 
 def conversations(folder, setting, fold, seed):
     "Sessions of which one is the test session, the last if it is that, with what the setting takes away; fewer dialogues or labels are among the more of the same seed."
-    whole = development(folder)
-    if fold > whole.group.max(): whole = development(folder, last=True)
-    learned = whole.dialogue[whole.group != fold].unique()
+    if fold == "test": whole, fold = dataset(folder)[0], 0
+    else:
+        whole = development(folder)
+        if fold > whole.group.max(): whole = development(folder, last=True)
+    test = whole.split == 2 if whole.group is None else whole.group == fold
+    learned = whole.dialogue[~test].unique()
     learned = learned[torch.randperm(len(learned), generator=torch.Generator().manual_seed(1000 * seed + fold))]
-    test = whole.group == fold
     among = lambda n: torch.isin(whole.dialogue, learned[:n])
     kept = (test | among(setting.dialogues)).numpy()
     known = test | among(setting.dialogues if setting.labels is None else setting.labels)
-    arrays = whole.arrays() | {"label": torch.where(known, whole.y, -1).numpy(), "split": torch.where(test, 2, 0).numpy()}
+    arrays = whole.arrays() | {"split": torch.where(test, 2, 0).numpy()}
+    if whole.task == "classification": arrays["label"] = torch.where(known, whole.y, -1).numpy()
     return ConversationDataset({name: a[kept] for name, a in arrays.items()}, whole.modalities, label_names=whole.label_names, task=whole.task, name=whole.name)
 
 
@@ -75,21 +79,25 @@ def task(folder, name, fold, seed, training, quick):
     torch.set_num_threads(1)
     setting = replace(SETTINGS[name][0], steps=4) if quick else SETTINGS[name][0]
     data = conversations(folder, setting, fold, seed)
-    return [[name, fold, seed, training, model, protocol, f"{100 * found['weighted_f1']:.3f}", f"{found['nll']:.4f}", f"{found['recovery_mse']:.4f}"]
+    nll = lambda found: f"{found['nll']:.4f}" if "nll" in found else "" # scores have none
+    return [[name, fold, seed, training, model, protocol, f"{100 * found['weighted_f1']:.3f}", nll(found), f"{found['recovery_mse']:.4f}"]
             for model, net in models(training, setting, data, seed, 4 if quick else STEPS) for protocol, mask in development_masks(data, seed).items()
             for found in [evaluate(net, data, observed=mask, seed=seed)]]
 
 
 def main():
     "Make what is missing and add it to the table as it is done."
-    chosen = options(__doc__, last="hold out the last session, and no other", jobs=(int, 1, "trainings at a time, each in a process of its own"), seeds=(int, 3, "how many"), first=(int, 0, "the first of them"))
-    if chosen.data is None: raise SystemExit("got no --data, expected a folder with groups such as sessions: the trainings are judged on actors never heard")
-    path = Path(chosen.out) / "foretold.csv"
+    chosen = options(__doc__, last="hold out the last session, and no other", only=(str, ";".join(SETTINGS), "names of settings, separated by semicolons"), jobs=(int, 1, "trainings at a time, each in a process of its own"), seeds=(int, 3, "how many"), first=(int, 0, "the first of them"))
+    if chosen.data is None: raise SystemExit("got no --data, expected a folder of real conversations: synthetic ones are when_recovery_pays.py's")
+    settings = chosen.only.split(";")
+    if unknown := [n for n in settings if n not in SETTINGS]: raise SystemExit(f"got --only with {unknown}, expected some of {list(SETTINGS)}, separated by semicolons")
+    in_groups = dataset(chosen.data)[0].group is not None
+    path = Path(chosen.out) / ("foretold.csv" if in_groups else f"foretold_{Path(chosen.data).name}.csv")
     there = known_tasks(path, 4)
-    folds = development(chosen.data, chosen.last).group.unique().tolist()
+    folds = development(chosen.data, chosen.last).group.unique().tolist() if in_groups else ["test"]
     folds = folds[-1:] if chosen.last else folds[:1 if chosen.quick else None]
     seeds = range(chosen.first, chosen.first + (1 if chosen.quick else chosen.seeds))
-    todo = [(s, f, i, t) for i in seeds for f in folds for s in SETTINGS for t in SETTINGS[s][1] if (s, str(f), str(i), t) not in there]
+    todo = [(s, f, i, t) for i in seeds for f in folds for s in settings for t in SETTINGS[s][1] if (s, str(f), str(i), t) not in there]
     return as_made(path, COLUMNS, task, [(chosen.data, *t, chosen.quick) for t in todo], chosen.jobs, chosen.commit or commit())
 
 
