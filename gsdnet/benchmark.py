@@ -198,11 +198,11 @@ def tried(model, dataset):
 
 
 def identity_of(made) -> dict:
-    "Class and configuration of a model; of one that is not the package's also what it was made with and the shapes of its weights."
+    "Class and configuration of a model, and what else it was made with; of one that is not the package's also the shapes of its weights."
     if isinstance(made, Exception): return {"class": f"none ({made})"}  # its cells will fail and say why; the others go on
     config, kind = getattr(made, "config", None), type(made)
     told = config.settings() if isinstance(config, GSDConfig) else asdict(config) if is_dataclass(config) else {}
-    if kind.__module__.split(".")[0] == "gsdnet" or not isinstance(made, nn.Module): return {"class": kind.__name__, **told}
+    if kind.__module__.split(".")[0] == "gsdnet" or not isinstance(made, nn.Module): return {"class": kind.__name__, **told, **({"made_with": own} if (own := getattr(made, "made_with", {})) else {})}
     weights = {k: None if nn.parameter.is_lazy(x) else list(x.shape) for k, x in [*made.named_parameters(), *made.named_buffers()]}
     return {"class": kind.__name__, **told, "made_with": getattr(made, "made_with", {}) | getattr(made, "made_with_others", {}), "weights": fingerprint(weights)}
 

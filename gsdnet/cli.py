@@ -310,18 +310,19 @@ def train(
     from gsdnet.files import load_json
     from gsdnet.trainer import TrainConfig, fit
     if "," in model: raise ValueError(f"got the models {model}, expected one: gsdnet benchmark trains several")
-    if not resume and (Path(run) / "config.json").exists():
+    if (Path(run) / "config.json").exists() and not (resume and any((Path(run) / name).exists() for name in ("run.json", "checkpoints"))):
         raise ValueError(f"{run} holds a model already, expected a new folder: choose another, or delete it first")
     kit = read_kit(masks)
+    if beside is not None and Path(beside).resolve() == Path(run).resolve(): raise ValueError(f"got {run} for --run and --beside, expected another folder for the run: the finished model stays as it is")
     make, dataset, source = what_to_train(model, architecture, beside, data, modalities, task, kit)
     rate = missing_rate if missing_rate == "mixed" else numbers(missing_rate)
     if rate != "mixed" and len(rate) != 1:
         raise ValueError(f"missing_rate is {missing_rate!r}, expected mixed or one number: train once for each rate")
     config = training if isinstance(training, TrainConfig) else TrainConfig(**(training or {}))
     rate = rate if rate == "mixed" else rate[0]
-    facts = dict(model="added_recovery" if beside else model, missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
-                 mask_hash=kit.hash if kit else None)
-    how = loads(dumps(dict(training=config.settings(), architecture=dict(beside=beside) if beside else architecture or {}), default=str))
+    facts = dict(model=model if beside is None else "added_recovery", missing_rate=rate, seed=seed, validation=source, data=dataset.name, data_hash=dataset.hash,
+                 mask_hash=kit.hash if kit else None) | ({} if beside is None else dict(beside=beside, recogniser=make.keywords["recogniser"]))
+    how = loads(dumps(dict(training=config.settings(), architecture=architecture or {}), default=str))
     finished = Path(run) / "run.json"
     if resume and finished.exists():
         kept = load_json(finished)
@@ -343,21 +344,23 @@ def what_to_train(model, architecture, beside, data, modalities, task, kit) -> t
     from gsdnet.benchmark import with_validation
     from gsdnet.posthoc import add_recovery
     from gsdnet.trainer import labelled
-    if not beside:
+    if beside is None:
         make, dataset = partial(read_models(model)[model], **(architecture or {})), read_data(data, chosen_modalities(modalities, kit), task)
         return make, *with_validation(dataset.use(kit) if kit else dataset)
     if model != "gsdnet" or architecture or modalities or task:
         raise ValueError(f"got --beside {beside} with a model, an architecture, modalities or a task, expected none of these: they are the finished model's")
     given = read_run(beside, "cpu")
-    dataset = data_for(given, data, kit, labelled=False)
-    if not any(labelled(talk, dataset.task).any() for talk in dataset.train): return add_recovery(given), dataset, "none, as nothing is labelled"
-    return add_recovery(given), *with_validation(dataset if dataset.task == given.config.task else data_for(given, data, kit))
+    dataset, task = data_for(given, data, kit, labelled=False), given.config.task
+    known = lambda talks: any(labelled(talk, task).any() for talk in talks)
+    if dataset.task != task and known(dataset): dataset = data_for(given, data, kit) # with both, that of the recogniser
+    if known(dataset.train) and not dataset.valid: return add_recovery(given), *with_validation(dataset)
+    return add_recovery(given), dataset, "as given" if known(dataset.valid) else "none, as nothing is labelled"
 
 # %% ../nbs/29_cli.ipynb #99b97c9e
 def same_run(kept, facts, how, run) -> None:
     "Refuse to call a finished run the one that was asked for where it is another; settings count where they were asked for by name."
     from gsdnet.trainer import TrainConfig
-    other = [f"{name} {kept.get(name)!r}, asked for {facts[name]!r}" for name in ("model", "missing_rate", "seed", "data_hash", "mask_hash") if kept.get(name) != facts[name]]
+    other = [f"{name} {kept.get(name)!r}, asked for {facts.get(name)!r}" for name in ("model", "missing_rate", "seed", "data_hash", "mask_hash", "recogniser") if kept.get(name) != facts.get(name)]
     usual = dict(training=TrainConfig().settings(), architecture={})
     other += [f"{name} {was!r}, asked for {now!r}" for part in usual if part in kept # older runs keep no settings
               for name, now in how[part].items() if now != usual[part].get(name) and (was := kept[part].get(name)) != now]

@@ -8,6 +8,7 @@ __all__ = ['AddedRecovery', 'add_recovery']
 # %% ../nbs/14_posthoc.ipynb #acfdadc2
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from safetensors.torch import save
@@ -16,7 +17,7 @@ from torch import Tensor
 from .conversation import Conversation, ConversationBatch
 from .data import ConversationDataset
 from .diffusion import Recovery
-from .model import GSDConfig, GSDNet, code_of
+from .model import CALIBRATION, GSDConfig, GSDNet, code_of
 
 # %% ../nbs/14_posthoc.ipynb #41e51ca7
 class AddedRecovery(GSDNet):
@@ -31,9 +32,13 @@ class AddedRecovery(GSDNet):
         for part in (self.encoders, self.fusion): part.requires_grad_(False)
 
     def fit_standardization(self,
-        conversations: Sequence[Conversation], # of the training split; not read
+        conversations: Sequence[Conversation], # of the training split
     ) -> None:
-        "The recogniser's own standardisation stays."
+        "The recogniser's own standardisation stays; a modality that it knows must have been recorded somewhere."
+        for m in self.modalities:
+            known = bool(getattr(self, f"std_{m}").isfinite().all()) # infinite where its own training had none of it
+            if known and not any(bool(c.present[:, c.modalities.index(m)].any()) for c in conversations):
+                raise ValueError(f"got training conversations in which {m} was never recorded, expected some: the recogniser knows {m}, and how to recover it could not be learned")
 
     def parameter_groups(self) -> list[list[torch.nn.Parameter]]:
         "The diffusion's parameters alone."
@@ -58,9 +63,10 @@ class AddedRecovery(GSDNet):
     ) -> Tensor: # `[S, B, N, C]`, of one sample where nothing is missing
         "The recogniser's answers to each sample, shown as if everything had been recorded."
         if recovery is None or recovery.whole: return super().fuse(z, observed, batch)
-        filled = torch.where(observed[:, :, None, :, None], z[:, :, None], recovery.values.movedim(0, 2).unflatten(-1, z.shape[-2:]))
-        shown = (observed | batch.valid[..., None])[:, :, None].expand(filled.shape[:-1])
-        return self.fusion(filled, shown, None, self.diffusion.offsets(filled.flatten(-2), batch.graph), batch.graph).movedim(2, 0)
+        learned = torch.stack([getattr(self, f"std_{m}").isfinite().all() for m in self.modalities]) # the recogniser does not know any other, nor does the diffusion
+        filled = torch.where(observed[:, :, None, :, None], z[:, :, None], recovery.values.movedim(0, 2).unflatten(-1, z.shape[-2:])) * learned[:, None]
+        shown = (observed | batch.valid[..., None] & learned)[:, :, None].expand(filled.shape[:-1])
+        return self.fusion(filled, shown, None, self.diffusion.offsets(filled.flatten(-2), batch.graph, shown), batch.graph).movedim(2, 0)
 
 # %% ../nbs/14_posthoc.ipynb #1a7c1d41
 def add_recovery(
@@ -70,12 +76,13 @@ def add_recovery(
     if type(model) not in (GSDNet, AddedRecovery):
         raise ValueError(f"got a {type(model).__name__}, expected a GSDNet, such as the twin that baselines.zero_fill makes: what is recovered are latents, and others have none that could be shown to them")
     weights = {name: x.detach().cpu().clone().contiguous() for name, x in model.state_dict().items()}
-    config, calibration = model.config, {name: getattr(model, name) for name in ("temperature", "slope", "residual")}
+    return partial(_added, config=model.config, weights=weights, recogniser=code_of(save(weights)), calibration={name: getattr(model, name) for name in CALIBRATION})
 
-    def make(data: ConversationDataset) -> AddedRecovery:
-        made = AddedRecovery(config, recogniser=code_of(save(weights)))
-        fresh = {name: x for name, x in made.state_dict().items() if name.startswith("diffusion.")}
-        made.load_state_dict(weights | fresh)
-        for name, value in calibration.items(): setattr(made, name, value)
-        return made
-    return make
+
+def _added(data, *, config, weights, recogniser, calibration):
+    "A model of given weights whose diffusion is new."
+    made = AddedRecovery(config, recogniser=recogniser)
+    fresh = {name: x for name, x in made.state_dict().items() if name.startswith("diffusion.")}
+    made.load_state_dict(weights | fresh)
+    for name, value in calibration.items(): setattr(made, name, value)
+    return made

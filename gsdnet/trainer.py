@@ -293,7 +293,9 @@ def labelled(
     task: str, # "classification" or "regression"
 ) -> Tensor: # bool `[n]`
     "Which utterances have a label, or a score."
-    return conversation.y >= 0 if task == "classification" else conversation.score.isfinite()
+    if task == "classification": return conversation.y >= 0
+    score = getattr(conversation, "score", None)
+    return torch.zeros(conversation.num_nodes, dtype=torch.bool) if score is None else score.isfinite()
 
 
 def loss_counts(
@@ -540,8 +542,8 @@ class Trainer:
         seed: int = 0, # of order, masks and noise
         run=None, # folder for checkpoints and log; nothing is written if None
     ):
-        if config.patience and not dataset.valid:
-            raise ValueError(f"got patience={config.patience} without validation conversations, expected some: leave patience out, or split some off")
+        if config.patience and not (dataset.valid and len(masks)):
+            raise ValueError(f"got patience={config.patience} without labelled validation conversations, expected some: leave patience out, or split some off")
         self.accelerator = make_accelerator(config, run)
         self.model, self.config, self.protocol, self.masks, self.seed = model.to(self.accelerator.device), config, protocol, masks, seed
         self.loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
@@ -888,9 +890,18 @@ class Trainer:
 ONE_AT_A_TIME = threading.RLock() # random states are the process's, so that trainings in threads wait for each other
 
 
-def unlabelled(dataset):
-    "Names of the splits with conversations of which nothing is labelled."
-    return [split for split, talks in (("training", dataset.train), ("validation", dataset.valid)) if talks and not any(labelled(c, dataset.task).any() for c in talks)]
+def unlabelled(dataset, net):
+    "Names of the splits with conversations of which nothing is labelled, as the model's task has it where its training needs no labels."
+    task = dataset.task if net.learns_labels else net.config.task
+    return [split for split, talks in (("training", dataset.train), ("validation", dataset.valid)) if talks and not any(labelled(c, task).any() for c in talks)]
+
+
+def something_to_learn(net, protocol, config):
+    "Refuse to train what reads no labels where nothing would be hidden from it, or with options that are about labels."
+    if net.learns_labels: return
+    if len(net.modalities) < 2 or getattr(protocol, "rate", getattr(protocol, "max_rate", None)) == 0:
+        raise ValueError("got a training in which nothing is hidden, expected missing_rate='mixed' or above 0, and two modalities or more: what is recovered is learned from what was hidden")
+    if config.class_weights: raise ValueError(f"got class_weights={config.class_weights!r}, expected none: {type(net).__name__} reads no labels")
 
 
 def made_for(dataset, model):
@@ -899,7 +910,7 @@ def made_for(dataset, model):
         raise ValueError(f"got a model of type {type(model).__name__}, expected a function that makes one for a data set, such as lambda data: GSDNet(GSDConfig.of(data)), or one of gsdnet.architectures.MODELS")
     net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
     if not isinstance(net, Recogniser): raise ValueError(f"got a {type(net).__name__} from the function of the model, expected a Recogniser")
-    c, silent = net.config, unlabelled(dataset)
+    c, silent = net.config, unlabelled(dataset, net)
     if silent and net.learns_labels:
         raise ValueError(f"got a {silent[0]} split of {dataset.name!r} in which nothing is labelled, expected some: label a part, or put its conversations elsewhere")
     got, wanted = ({"task": task, "classes": list(names), **{f"channels of {m}": dims.get(m) for m in {**c.dims, **dataset.dims}}}
@@ -907,7 +918,7 @@ def made_for(dataset, model):
     if c.task == "regression": got.pop("classes")
     if len(silent) == bool(dataset.train) + bool(dataset.valid): got = {name: x for name, x in got.items() if name.startswith("channels")} # no label will be read
     wrong = [f"{name} {got[name]}, the data have {wanted[name]}" for name in got if got[name] != wanted[name]]
-    if wrong: raise ValueError(f"{type(net).__name__} is made for other data than {dataset.name!r}: {'; '.join(wrong)}; make it with GSDConfig.of(dataset), or load the data as it wants them")
+    if wrong: raise ValueError(f"{type(net).__name__} is made for other data than {dataset.name!r}: {'; '.join(wrong)}; {'make it with GSDConfig.of(dataset), or ' if net.learns_labels else ''}load the data as it wants them{'' if net.learns_labels or any('channels' in what for what in wrong) else ', or leave the labels out: none is needed'}")
     return net
 
 # %% ../nbs/11_trainer.ipynb #6a21e4a2
@@ -952,9 +963,10 @@ def fit(
     if protocol is missing_rate: missing_rate = "mixed" # validated at random rates, or under the kit's masks
     with ONE_AT_A_TIME, own_randomness(seed):
         net = made_for(dataset, model)
+        something_to_learn(net, protocol, config)
         net.fit_standardization(dataset.train)
         if config.class_weights: net.class_weights = balanced_weights(dataset.train, net.config)
-        masks = validation_masks(dataset, kit, missing_rate, seed) if "validation" not in unlabelled(dataset) and dataset.valid else []
+        masks = validation_masks(dataset, kit, missing_rate, seed) if "validation" not in unlabelled(dataset, net) and dataset.valid else []
         trainer = Trainer(net, dataset, masks, protocol, config=config, seed=seed, run=run)
         # each process drops out other channels
         if trainer.accelerator.process_index: torch.manual_seed(seed + 1_000_003 * trainer.accelerator.process_index)

@@ -1,6 +1,7 @@
 "The command line as a user meets it: five commands, refusals, a killed benchmark, data of other shapes."
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def test_what_is_no_list_of_names_is_refused(written, tmp_path, capsys):
     ("train TALKS --run OUT --training.epochs 0", "epochs"),
     ("train TALKS --run OUT --beside nowhere", "config.json"),
     ("train TALKS --run OUT --beside nowhere --model bigru", "finished model's"),
+    ("train TALKS --run OUT --beside OUT", "another folder"),
     ("evaluate TALKS TALKS", "config.json"),
     ("predict nowhere TALKS --out OUT", "config.json"),
 ])
@@ -313,3 +315,11 @@ def test_a_recovery_is_trained_beside_a_finished_model_without_labels(talks, tmp
     assert np.array_equal(given.predict(data.test).probabilities, helped.predict(data.test).probabilities)
     assert run(talks, "--run", tmp_path / "judged", "--beside", tmp_path / "given") == 0 # with labels: validated and calibrated
     assert json.loads((tmp_path / "judged/run.json").read_text())["history"]["valid_score"] > 0
+    assert json.loads((tmp_path / "judged/run.json").read_text())["validation"] == "as given"
+    assert run(tmp_path / "bare", "--run", tmp_path / "helped", "--beside", tmp_path / "." / "given", "--resume") == 0 # by whatever path
+    assert run(talks, "--run", tmp_path / "other", "--model", "zero_fill", "--architecture.latent", "8") == 0
+    capsys.readouterr()
+    assert run(tmp_path / "bare", "--run", tmp_path / "helped", "--beside", tmp_path / "other", "--resume") == 2 and "recogniser" in capsys.readouterr().err
+    (tmp_path / "given/run.json").unlink()
+    shutil.rmtree(tmp_path / "given/checkpoints", ignore_errors=True) # as it comes from another place
+    assert run(talks, "--run", tmp_path / "given", "--resume") == 2 and "holds a model already" in capsys.readouterr().err

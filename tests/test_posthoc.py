@@ -1,10 +1,13 @@
 """A recovery added to a finished recogniser: what it reads, what it leaves alone, and that it goes wherever a model goes."""
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from gsdnet import sharing
 from gsdnet.baselines import trained_parameters, zero_fill
+from gsdnet.benchmark import identity_of
 from gsdnet.data import ConversationDataset, SyntheticConversations
 from gsdnet.missing import FixedMissing, RandomMissing, draw_mask
 from gsdnet.model import GSDConfig, GSDNet
@@ -84,6 +87,52 @@ def test_hidden_entries_change_no_bit_nor_do_neighbours_in_a_batch(data, helped,
     assert np.array_equal(answers(helped, data, mask), answers(helped, other, mask))
     alone = np.concatenate([(lambda p: p.score if p.probabilities is None else p.probabilities)(helped.predict([talk], mask)) for talk in data.test])
     np.testing.assert_allclose(alone, answers(helped, data, mask), atol=1e-5)
+
+
+def without(data, modality, splits):
+    "The same conversations, of which some splits never had a modality."
+    arrays = data.arrays()
+    return ConversationDataset(arrays | {f"{modality}_present": (~np.isin(arrays["split"], splits)).astype(np.uint8)}, data.modalities, label_names=data.label_names, task=data.task, title=data.title)
+
+
+@pytest.mark.filterwarnings("ignore:modality 'visual' is recorded in no training utterance")
+def test_a_modality_that_the_recogniser_never_learned_is_not_shown(data):
+    blind = without(data, "visual", (0, 1))
+    given = fit(blind, model=twin, missing_rate=0., config=TWO, progress=False)
+    helped = fit(bare(blind), model=add_recovery(given), config=TWO, progress=False) # calibrated as before
+    np.testing.assert_allclose(answers(helped, data), answers(given, data), atol=1e-6) # complete, as far as the recogniser can see
+    mask = np.ones((len(data.y), 3), bool)
+    mask[::2, 0] = False
+    gone = mask & (np.array(data.modalities) != "visual")
+    assert not np.allclose(answers(helped, data, mask), answers(given, data, mask), atol=1e-3)
+    np.testing.assert_allclose(answers(helped, data, gone), answers(helped, data, mask), atol=1e-6)
+
+
+def test_what_cannot_be_learned_is_refused(data, given):
+    train = lambda what=data, model=given, config=TWO, **how: fit(what, model=add_recovery(model), config=config, progress=False, **how)
+    with pytest.raises(ValueError, match="visual was never recorded"): train(without(data, "visual", (0, 1)))
+    with pytest.raises(ValueError, match="nothing is hidden"): train(missing_rate=0.)
+    with pytest.raises(ValueError, match="nothing is hidden"): train(missing_rate=RandomMissing(0.))
+    one = data.with_modalities(["text"])
+    with pytest.raises(ValueError, match="two modalities"): train(one, fit(one, model=twin, config=TrainConfig(epochs=1), progress=False))
+    if data.task == "classification":
+        with pytest.raises(ValueError, match="class_weights"): train(bare(data), config=TrainConfig(epochs=1, class_weights="balanced"))
+    with pytest.raises(ValueError, match="patience"): train(bare(data), config=TrainConfig(epochs=2, patience=1))
+
+
+def test_labels_of_another_kind_are_no_labels(given, data):
+    other = SyntheticConversations(n_dialogues=16, length=(3, 7)).dataset() if data.task == "regression" else None
+    if other is None: return # classes beside scores: the data's own task tells which is meant
+    made = fit(other, model=add_recovery(given), config=TWO, progress=False)
+    assert np.isnan(made.history["valid_score"]) and made.slope == given.slope
+
+
+def test_it_travels_as_a_function_and_is_told_from_another(data, given):
+    again = pickle.loads(pickle.dumps(add_recovery(given)))(data)
+    assert again.made_with == add_recovery(given)(data).made_with and all(torch.equal(x, again.state_dict()[name]) for name, x in given.state_dict().items() if "diffusion" not in name)
+    other = fit(data, model=twin, missing_rate=0., seed=1, config=TrainConfig(epochs=1), progress=False)
+    a, b = (identity_of(add_recovery(m)(data)) for m in (given, other))
+    assert a != b and "made_with" not in identity_of(given)
 
 
 def test_it_is_kept_carded_embedded_and_exported(data, given, helped, tmp_path):
