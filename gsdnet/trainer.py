@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -908,7 +909,9 @@ def made_for(dataset, model):
     "The model that a function makes for a data set, after checking that it can read it."
     if model is not None and (not callable(model) or isinstance(model, nn.Module)):
         raise ValueError(f"got a model of type {type(model).__name__}, expected a function that makes one for a data set, such as lambda data: GSDNet(GSDConfig.of(data)), or one of gsdnet.architectures.MODELS")
-    net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
+    with warnings.catch_warnings():
+        if unlabelled(dataset, GSDNet): warnings.filterwarnings("ignore", "Initializing zero-element tensors") # for no classes; most models are refused below
+        net = model(dataset) if model is not None else GSDNet(GSDConfig.of(dataset))
     if not isinstance(net, Recogniser): raise ValueError(f"got a {type(net).__name__} from the function of the model, expected a Recogniser")
     c, silent = net.config, unlabelled(dataset, net)
     if silent and net.learns_labels:
